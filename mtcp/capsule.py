@@ -1,0 +1,207 @@
+"""The connection's chunk of memory, shared by the application's library and the agent (a memfd).
+
+    0        header: fence, current slot, stream offsets
+    128      two slot headers: length of the state, and where in the two streams it belongs
+    4096     slot 0 | slot 1 | read log (a ring: the byte with stream offset o lies at o mod its size)
+
+The library writes, the agent reads; only the fence, and the origins once, go the other way. The agent never waits for
+a lock that an application holds: it sets the fence first and reads the current slot then, while the library flips the
+slot first and looks at the fence then, so either the agent ships an export or the export waits for the outcome.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import mmap
+import os
+import struct
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import IntEnum
+
+MAGIC = b"MTCPCAPS"
+VERSION = 1
+LOG_SIZE = 1 << 20
+STATE_MAX = 1 << 20
+_HEADER_END = 4096
+_SLOT = struct.Struct("=IIQQ")
+_SLOT_AT = (128, 160)
+_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
+_UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Fence(IntEnum):
+    """May the application act for the connection?"""
+
+    OPEN = 0
+    FENCED = 1
+    MIGRATED = 2
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """An exported state and the stream offsets it belongs to."""
+
+    state: bytes
+    rcv_offset: int
+    snd_offset: int
+
+
+class CapsuleError(ValueError):
+    """The memory is not a capsule, or its contents contradict themselves."""
+
+
+class _Field:
+    """An integer of the header at a fixed offset."""
+
+    def __init__(self, offset: int, code: str) -> None:
+        self._offset, self._layout = offset, struct.Struct("=" + code)
+
+    def __get__(self, capsule: Capsule, owner: type) -> int:
+        value: int = self._layout.unpack_from(capsule.memory, self._offset)[0]
+        return value
+
+    def __set__(self, capsule: Capsule, value: int) -> None:
+        self._layout.pack_into(capsule.memory, self._offset, value)
+
+
+class Capsule:
+    """A mapped capsule; both sides use this class."""
+
+    _fence = _Field(12, "I")
+    _current = _Field(16, "I")
+    _overflow = _Field(20, "I")
+    log_size = _Field(24, "I")
+    state_max = _Field(28, "I")
+    read_offset = _Field(32, "Q")
+    """Stream offset of the next byte that the application reads from the kernel."""
+    write_offset = _Field(40, "Q")
+    """Stream offset of the next byte that it writes into the kernel."""
+    swallow = _Field(48, "Q")
+    """Bytes of its next output that the client has already: not to be written."""
+    rcv_origin = _Field(56, "I")
+    """Sequence number of offset 0 from the client; the agent's to set."""
+    snd_origin = _Field(60, "I")
+    """The same towards the client."""
+
+    def __init__(self, fd: int) -> None:
+        """Map the memfd `fd`, which this object then owns; CapsuleError when it is not a capsule."""
+        self.fd = fd
+        self._mutex = threading.Lock()
+        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
+            raise CapsuleError("a capsule must be sealed against resizing")
+        size = os.fstat(fd).st_size
+        self.memory = mmap.mmap(fd, size)
+        expected = _HEADER_END + 2 * self.state_max + self.log_size
+        if self.memory[:8] != MAGIC or size != expected or not self.log_size:
+            raise CapsuleError("not an M-TCP capsule")
+        self._log_at = _HEADER_END + 2 * self.state_max
+
+    @classmethod
+    def create(cls, log_size: int = LOG_SIZE, state_max: int = STATE_MAX) -> Capsule:
+        """A fresh capsule: an empty snapshot at the first byte of both streams. Sizes in bytes."""
+        fd = os.memfd_create("mtcp-capsule", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.ftruncate(fd, _HEADER_END + 2 * state_max + log_size)
+        os.pwrite(fd, MAGIC + struct.pack("=IIIIII", VERSION, Fence.OPEN, 0, 0, log_size, state_max), 0)
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return cls(fd)
+
+    @property
+    def fence(self) -> Fence:
+        return Fence(self._fence)
+
+    @fence.setter
+    def fence(self, value: Fence) -> None:
+        self._fence = value
+
+    @contextmanager
+    def lock(self) -> Iterator[None]:
+        """Exclude this process's other threads and the other processes that share the connection.
+
+        An open-file-description lock: the death of its holder frees it.
+        """
+        with self._mutex:
+            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLKW, _LOCK)
+            try:
+                yield
+            finally:
+                fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _UNLOCK)
+
+    # -- snapshots
+
+    def export(self, state: bytes) -> None:
+        """Record `state` at the present offsets and drop the read log before it. Hold the lock.
+
+        ValueError when the state is larger than the capsule's bound.
+        """
+        if len(state) > self.state_max:
+            raise ValueError(f"state of {len(state)} bytes; listen(state_max=...) allows {self.state_max}")
+        self.put_snapshot(Snapshot(state, self.read_offset, self.write_offset - self.swallow))
+        self._overflow = 0
+
+    def put_snapshot(self, snapshot: Snapshot) -> None:
+        """Write into the slot that is not current, then flip."""
+        slot = 1 - (self._current & 1)
+        at = _HEADER_END + slot * self.state_max
+        self.memory[at : at + len(snapshot.state)] = snapshot.state
+        _SLOT.pack_into(self.memory, _SLOT_AT[slot], len(snapshot.state), 0, snapshot.rcv_offset, snapshot.snd_offset)
+        self._current = slot
+
+    def snapshot(self) -> Snapshot:
+        """The current snapshot; CapsuleError when its length is impossible."""
+        slot = self._current & 1
+        length, _, rcv_offset, snd_offset = _SLOT.unpack_from(self.memory, _SLOT_AT[slot])
+        if length > self.state_max:
+            raise CapsuleError(f"state of {length} bytes in a slot of {self.state_max}")
+        at = _HEADER_END + slot * self.state_max
+        return Snapshot(self.memory[at : at + length], rcv_offset, snd_offset)
+
+    def _rcv_offset_snapshot(self) -> int:
+        offset: int = _SLOT.unpack_from(self.memory, _SLOT_AT[self._current & 1])[2]
+        return offset
+
+    # -- the read log
+
+    @property
+    def overflowed(self) -> bool:
+        """Whether bytes read since the snapshot have been lost, so that it is not enough to go on from."""
+        return bool(self._overflow)
+
+    def log_space(self, n: int) -> memoryview:
+        """Where up to `n` of the next bytes from the kernel belong: contiguous, perhaps shorter than `n`.
+
+        Empty when the log is full.
+        """
+        offset = self.read_offset
+        free = self.log_size - (offset - self._rcv_offset_snapshot())
+        at = offset % self.log_size
+        length = max(0, min(n, free, self.log_size - at))
+        start = self._log_at + at
+        return memoryview(self.memory)[start : start + length]
+
+    def logged(self, n: int) -> None:
+        """`n` bytes have been read into `log_space`."""
+        self.read_offset += n
+
+    def read_past_log(self, n: int) -> None:
+        """`n` bytes have been read elsewhere: until the next export the connection cannot move."""
+        self._overflow = 1
+        self.read_offset += n
+
+    def read_log(self, start: int, end: int) -> bytes:
+        """The logged bytes with stream offsets [start, end); CapsuleError when the log cannot hold them."""
+        if not 0 <= end - start <= self.log_size:
+            raise CapsuleError(f"read log of {end - start} bytes in a ring of {self.log_size}")
+        first, last = start % self.log_size, end % self.log_size
+        ring = self.memory[self._log_at : self._log_at + self.log_size] if first + (end - start) > self.log_size else b""
+        if ring:
+            return ring[first:] + ring[:last]
+        return self.memory[self._log_at + first : self._log_at + first + (end - start)]
+
+    def close(self) -> None:
+        """Unmap, and close the descriptor."""
+        self.memory.close()
+        os.close(self.fd)

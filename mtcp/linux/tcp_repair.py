@@ -1,0 +1,292 @@
+"""The servers' engine: read a live TCP socket out of the kernel, build one in another kernel (tcp(7), TCP_REPAIR).
+
+Orders of calls matter; each comment says what the other order costs. Kernel: net/ipv4/tcp.c, do_tcp_setsockopt.
+"""
+
+from __future__ import annotations
+
+import array
+import ctypes
+import errno
+import fcntl
+import os
+import socket
+import struct
+from dataclasses import dataclass
+
+from mtcp import seq
+from mtcp.address import Endpoint, FourTuple
+from mtcp.errors import MtcpError, Reason
+from mtcp.snapshot import Refused, SoSnapshot, StateReply, TcpSnapshot, receive_window, send_window
+
+TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS = 19, 20, 21, 22
+TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
+REPAIR_ON, REPAIR_OFF = 1, 0
+NO_QUEUE, RECV_QUEUE, SEND_QUEUE = 0, 1, 2
+OPT_MSS, OPT_WINDOW, OPT_SACK, OPT_TIMESTAMPS = 2, 3, 4, 8
+TCPI_OPT_TIMESTAMPS, TCPI_OPT_SACK, TCPI_OPT_WSCALE = 1, 2, 4
+TCP_ESTABLISHED = 1
+SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
+SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK = 32, 33, 72
+SIOCINQ, SIOCOUTQ, SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
+KEEPALIVE, NODELAY = 1, 2
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+@dataclass(frozen=True)
+class Queues:
+    """Both queues of a socket in repair mode, by sequence number."""
+
+    snd_una: int
+    snd_nxt: int
+    write_seq: int
+    rcv_nxt: int
+    copied_seq: int
+    rcvq: bytes
+
+
+def check_support() -> None:
+    """MtcpError unless this process may put a socket into repair mode."""
+    with socket.socket() as probe:
+        try:
+            _set(probe, TCP_REPAIR, REPAIR_ON)
+        except PermissionError:
+            raise MtcpError("TCP_REPAIR needs CAP_NET_ADMIN: run the agent as root") from None
+        except OSError as e:
+            raise MtcpError(f"this kernel has no TCP_REPAIR ({e.strerror}); it is in Linux since 3.5") from None
+
+
+def _set(sock: socket.socket, option: int, value: int) -> None:
+    sock.setsockopt(socket.IPPROTO_TCP, option, struct.pack("=I", value & 0xFFFFFFFF))
+
+
+def _get(sock: socket.socket, option: int) -> int:
+    value: int = struct.unpack("=I", sock.getsockopt(socket.IPPROTO_TCP, option, 4))[0]
+    return value
+
+
+def _ioctl(sock: socket.socket, request: int) -> int:
+    value = array.array("i", [0])
+    fcntl.ioctl(sock, request, value)
+    return value[0]
+
+
+def _queue_seq(sock: socket.socket, queue: int) -> int:
+    _set(sock, TCP_REPAIR_QUEUE, queue)
+    number = _get(sock, TCP_QUEUE_SEQ)
+    _set(sock, TCP_REPAIR_QUEUE, NO_QUEUE)
+    return number
+
+
+def attach_filter(sock: socket.socket, *instructions: tuple[int, int, int, int]) -> None:
+    """Classic BPF filter of (code, jt, jf, k); on a TCP socket the segments it drops never happened."""
+    program = b"".join(struct.pack("=HBBI", *i) for i in instructions)
+    buffer = ctypes.create_string_buffer(program, len(program))
+    sock.setsockopt(
+        socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HxxxxxxP", len(instructions), ctypes.addressof(buffer))
+    )
+
+
+_RETURN_0 = (0x06, 0, 0, 0)
+
+
+def freeze(sock: socket.socket) -> None:
+    """Make the socket deaf and put it into repair mode: from here on neither network nor application changes it."""
+    attach_filter(sock, _RETURN_0)
+    _set(sock, TCP_REPAIR, REPAIR_ON)
+
+
+def thaw(sock: socket.socket) -> None:
+    """Undo `freeze`. The kernel sends a window probe, to which the client answers with where it is."""
+    sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    _set(sock, TCP_REPAIR, REPAIR_OFF)
+
+
+def read_queues(sock: socket.socket) -> Queues:
+    """Both queues of a frozen socket.
+
+    Read until nothing moves: a segment that had passed the filter just before it was attached may still be on its way.
+    """
+    while True:
+        before = _read_queues(sock)
+        if _queue_seq(sock, SEND_QUEUE) == before.write_seq and _queue_seq(sock, RECV_QUEUE) == before.rcv_nxt:
+            return before
+
+
+def _read_queues(sock: socket.socket) -> Queues:
+    write_seq = _queue_seq(sock, SEND_QUEUE)
+    outq, unsent = _ioctl(sock, SIOCOUTQ), _ioctl(sock, SIOCOUTQNSD)
+    rcv_nxt, inq = _queue_seq(sock, RECV_QUEUE), _ioctl(sock, SIOCINQ)
+    rcvq = _peek(sock, RECV_QUEUE, inq)
+    if len(rcvq) != inq:
+        raise Refused(Reason.INVALID_STATE)
+    return Queues(
+        snd_una=seq.add(write_seq, -outq),
+        snd_nxt=seq.add(write_seq, -unsent),
+        write_seq=write_seq,
+        rcv_nxt=rcv_nxt,
+        copied_seq=seq.add(rcv_nxt, -inq),
+        rcvq=rcvq,
+    )
+
+
+def read_send_queue(sock: socket.socket, outq: int) -> bytes:
+    """The last `outq` bytes written to a frozen socket."""
+    # The first buffer may still hold bytes that were acknowledged: ask for more than outq and keep the end.
+    return _peek(sock, SEND_QUEUE, outq + (1 << 17))[-outq:] if outq else b""
+
+
+def _peek(sock: socket.socket, queue: int, n: int) -> bytes:
+    if not n:
+        return b""
+    _set(sock, TCP_REPAIR_QUEUE, queue)
+    try:
+        return sock.recv(n, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+    finally:
+        _set(sock, TCP_REPAIR_QUEUE, NO_QUEUE)
+
+
+def read_transport(sock: socket.socket, transitions: int) -> TcpSnapshot:
+    """The transport's state of a frozen socket; Refused(INVALID_STATE) when it is not ESTABLISHED."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
+    if info[0] != TCP_ESTABLISHED:
+        raise Refused(Reason.INVALID_STATE)
+    window = sock.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)
+    _, snd_wnd, max_window, rcv_wnd, rcv_wup = struct.unpack("=5I", window)
+    return TcpSnapshot(
+        t_state=info[0],
+        t_state_transitions=min(255, transitions),
+        t_flags=info[5] & (TCPI_OPT_TIMESTAMPS | TCPI_OPT_SACK | TCPI_OPT_WSCALE),
+        t_maxseg=_get(sock, socket.TCP_MAXSEG),
+        snd_wscale=info[6] & 15,
+        rcv_wscale=info[6] >> 4,
+        timestamp=_get(sock, TCP_TIMESTAMP),
+        snd_wnd=snd_wnd,
+        max_window=max_window,
+        rcv_wnd=rcv_wnd,
+        rcv_wup=rcv_wup,
+    )
+
+
+def read_socket_options(sock: socket.socket) -> SoSnapshot:
+    """The options that an application sets and expects to keep."""
+    on, seconds = struct.unpack("=ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+    options = KEEPALIVE * bool(sock.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE))
+    options |= NODELAY * bool(sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+    return SoSnapshot(so_state=0, so_options=options, so_linger=seconds if on else -1)
+
+
+def destroy(sock: socket.socket) -> None:
+    """End a frozen socket without a segment, and wake whoever waits in it, in any process, with an error.
+
+    close() would not do: the application holds the socket too. In repair mode disconnecting is silent
+    (tcp_disconnect).
+    """
+    if _libc.connect(sock.fileno(), b"\0" * 16, 16):
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def restore(reply: StateReply, four_tuple: FourTuple, client_rcv_nxt: int, client_window: int) -> socket.socket:
+    """A socket in repair mode, ESTABLISHED between the two ends of `four_tuple`, that goes on from `reply`.
+
+    It has sent nothing; `go` lets it. OSError when the kernel refuses (EADDRNOTAVAIL: the 4-tuple is in use).
+    """
+    sock = socket.socket(socket.AF_INET6 if ":" in four_tuple.local.ip else socket.AF_INET)
+    try:
+        _build(sock, reply, four_tuple, send_window(reply, client_rcv_nxt, client_window))
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _build(sock: socket.socket, reply: StateReply, four_tuple: FourTuple, snd_wnd: int) -> None:
+    tcp = reply.tcp_snapshot
+    _set(sock, TCP_REPAIR, REPAIR_ON)
+    # Repair mode forces address reuse, so the listener may keep the port; bind before it would give EADDRINUSE.
+    sock.bind(tuple(four_tuple.local))
+    _set(sock, TCP_REPAIR_QUEUE, SEND_QUEUE)
+    _set(sock, TCP_QUEUE_SEQ, reply.snd_max_seen)
+    _set(sock, TCP_REPAIR_QUEUE, RECV_QUEUE)
+    _set(sock, TCP_QUEUE_SEQ, reply.rcv_seq_snapshot)
+    _set(sock, TCP_REPAIR_QUEUE, NO_QUEUE)
+    if tcp.t_flags & TCPI_OPT_TIMESTAMPS:
+        _set(sock, TCP_TIMESTAMP, tcp.timestamp)
+    # connect() computes the segment size, and TCP_REPAIR_OPTIONS does not do so again: without this it stays 524.
+    _set(sock, socket.TCP_MAXSEG, tcp.t_maxseg)
+    sock.connect(tuple(four_tuple.remote))
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_OPTIONS, _repair_options(tcp))
+    _fill_receive_queue(sock, reply.read_buffer)
+    # After the receive queue, for the kernel wants rcv_wup <= rcv_nxt.
+    window = (seq.add(reply.last_ack_sent, -1), snd_wnd, max(tcp.max_window, snd_wnd), tcp.rcv_wnd, tcp.rcv_wup)
+    sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, struct.pack("=5I", *window))
+    options = reply.so_snapshot
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, bool(options.so_options & KEEPALIVE))
+    sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, bool(options.so_options & NODELAY))
+    if options.so_linger >= 0:
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, options.so_linger))
+
+
+def _repair_options(tcp: TcpSnapshot) -> bytes:
+    options = [(OPT_MSS, tcp.t_maxseg)]
+    if tcp.t_flags & TCPI_OPT_WSCALE:
+        options.append((OPT_WINDOW, tcp.snd_wscale | tcp.rcv_wscale << 16))
+    if tcp.t_flags & TCPI_OPT_SACK:
+        options.append((OPT_SACK, 0))
+    if tcp.t_flags & TCPI_OPT_TIMESTAMPS:
+        options.append((OPT_TIMESTAMPS, 0))
+    return b"".join(struct.pack("=II", *o) for o in options)
+
+
+def _fill_receive_queue(sock: socket.socket, data: bytes) -> None:
+    _set(sock, TCP_REPAIR_QUEUE, RECV_QUEUE)
+    _write_all(sock, data, SO_RCVBUFFORCE, socket.SO_RCVBUF)
+    _set(sock, TCP_REPAIR_QUEUE, NO_QUEUE)
+
+
+def _write_all(sock: socket.socket, data: bytes, force: int, size: int) -> None:
+    """Write `data` without waiting, forcing the buffer larger as needed and leaving its autotuning as it was."""
+    view, lock = memoryview(data), None
+    while view:
+        try:
+            view = view[sock.send(view[: 1 << 16], socket.MSG_DONTWAIT) :]
+        except OSError as e:
+            if e.errno not in (errno.ENOMEM, errno.EAGAIN):
+                raise
+            if lock is None:
+                lock = sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
+            # The kernel doubles what it is given.
+            sock.setsockopt(socket.SOL_SOCKET, force, sock.getsockopt(socket.SOL_SOCKET, size))
+    if lock is not None:
+        sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, lock)
+
+
+def go(sock: socket.socket, write_buffer: bytes) -> None:
+    """Leave repair mode and send: a window probe, then `write_buffer` at once.
+
+    Written in repair mode the kernel would take the buffer for sent already and wait for its timer (0.3-0.4 s).
+    """
+    _set(sock, TCP_REPAIR, REPAIR_OFF)
+    # Repair mode leaves the port unshareable; the application could not listen on it again after a restart.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _write_all(sock, write_buffer, SO_SNDBUFFORCE, socket.SO_SNDBUF)
+
+
+def heard_from_peer(sock: socket.socket) -> bool:
+    """Whether a segment has arrived since the socket was restored (tcpi_segs_in)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)
+    segs_in: int = struct.unpack_from("=I", info, 140)[0]
+    return segs_in > 0
+
+
+def advertised(reply: StateReply) -> tuple[int, int, int]:
+    """(seq, ack, raw window) of a segment that repeats where the restored socket starts."""
+    return reply.snd_max_seen, reply.last_ack_sent, receive_window(reply)
+
+
+def four_tuple_of(sock: socket.socket) -> FourTuple:
+    """The connection's addresses; IPv4-mapped ones as IPv4. OSError when it is not connected."""
+    ends = (sock.getsockname(), sock.getpeername())
+    local, remote = (Endpoint(e[0].removeprefix("::ffff:"), e[1]) for e in ends)
+    return FourTuple(local, remote)

@@ -1,0 +1,126 @@
+"""The client's role: it picks the new server, and the move commits with it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+from mtcp.address import Endpoint, FourTuple
+from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
+from mtcp.roles.machine import Machine
+from mtcp.states import CLIENT, Client, ClientEvent
+from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
+
+
+@dataclass(frozen=True)
+class Mark:
+    """What the mapping says as it falls silent towards the old server."""
+
+    rcv_nxt: int
+    attempt: int
+
+
+class ClientPort(Protocol):
+    """What the client's role needs of its host."""
+
+    def begin_mapping(self, server: Endpoint) -> Mark:
+        """Entry -> MIGRATING: nothing goes to the old server or comes from it, `server` is let in."""
+
+    def abort_mapping(self) -> bool:
+        """Entry -> TRACKED unless it has committed; False when it has."""
+
+    def send(self, server: Endpoint, option: AnyOption) -> None:
+        """A control segment to `server`."""
+
+    def report(self, moved: bool, server: Endpoint, reason: str) -> None:
+        """The attempt to move to `server` has ended."""
+
+
+class ClientRole(Machine):
+    """One connection at the client."""
+
+    table = CLIENT
+    retry_event = ClientEvent.RETRY
+    give_up_event = ClientEvent.GIVE_UP
+    patience = 5.0
+
+    def __init__(self, four_tuple: FourTuple, key: bytes, current: Endpoint, port: ClientPort) -> None:
+        """`four_tuple` is what the application sees; `current` is the server that has the connection now."""
+        super().__init__(Client.TRACKED)
+        self.four_tuple = four_tuple
+        self.key = key
+        self.current = current
+        self.attempt = 0
+        self.target: Endpoint | None = None
+        self._migrate: Migrate | None = None
+        self._reason = ""
+        self._port = port
+
+    def migrate(self, server: Endpoint, now: float) -> None:
+        """Start a move to `server`; LocalProtocolError when one is under way or `server` has the connection."""
+        if server == self.current:
+            raise LocalProtocolError(f"{server} has this connection already; name another server")
+        if self.state is Client.TRACKED:
+            self.target = server
+        self._reason = "no answer from the new server; is its agent running (`mtcp status` there)?"
+        self.fire(ClientEvent.MIGRATE, now)
+
+    def committed(self, now: float) -> None:
+        """The mapping has let the first segment of the new server in."""
+        self.fire(ClientEvent.COMMITTED, now)
+
+    def closed(self, now: float) -> None:
+        """The client's socket is gone."""
+        self._reason = "the application closed the connection"
+        self.fire(ClientEvent.CLOSED, now)
+
+    def on_option(self, server: Endpoint, option: AnyOption, now: float) -> None:
+        """A control segment from `server`."""
+        match option:
+            case Accept() | AbortAck():
+                if not is_authentic(option, self.key):
+                    raise RemoteProtocolError(f"{option.subtype.name} from {server} with a wrong MAC; dropped")
+                if option.attempt != self.attempt:
+                    raise RemoteProtocolError(f"{option.subtype.name} of attempt {option.attempt}, at {self.attempt}; dropped")
+                self.fire(ClientEvent.ACCEPT if isinstance(option, Accept) else ClientEvent.ABORT_ACK, now)
+            case Reject(attempt=attempt, reason=reason):
+                if server != self.target or attempt != self.attempt:
+                    raise RemoteProtocolError(f"REJECT of attempt {attempt} from {server}: not asked; dropped")
+                self._reason = _explain(reason)
+                self.fire(ClientEvent.REJECT, now)
+            case _:
+                raise RemoteProtocolError(f"{option.subtype.name} is not for a client; dropped")
+
+    def begin_mapping(self, now: float) -> None:
+        assert self.target is not None
+        mark = self._port.begin_mapping(self.target)
+        self.attempt = mark.attempt
+        unsigned = Migrate(self.current, mark.rcv_nxt, mark.attempt)
+        self._migrate = unsigned.signed(self.key, self.four_tuple.local, self.target)
+
+    def abort_mapping(self, now: float) -> None:
+        self.fire(ClientEvent.KEPT if self._port.abort_mapping() else ClientEvent.COMMITTED, now)
+
+    def send_migrate(self, now: float) -> None:
+        assert self.target is not None and self._migrate is not None
+        self._port.send(self.target, self._migrate)
+
+    def send_ack3(self, now: float) -> None:
+        server = self.target or self.current
+        self._port.send(server, Ack3(self.attempt).signed(self.key))
+
+    def send_abort(self, now: float) -> None:
+        self._port.send(self.current, Abort(self.attempt).signed(self.key))
+
+    def report_moved(self, now: float) -> None:
+        assert self.target is not None
+        self.current = self.target
+        self._port.report(True, self.target, "")
+
+    def report_kept(self, now: float) -> None:
+        assert self.target is not None
+        self._port.report(False, self.target, self._reason)
+
+
+def _explain(reason: Reason) -> str:
+    return f"{reason.name}: {reason.advice}"

@@ -1,0 +1,106 @@
+"""The new server's role: it fetches the connection from the old server and goes on with it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from mtcp.address import Endpoint, FourTuple
+from mtcp.errors import Reason, RemoteProtocolError
+from mtcp.roles.machine import Machine
+from mtcp.snapshot import StateReply
+from mtcp.states import NEW_SERVER, NewServer, NewServerEvent
+from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
+
+
+class NewServerPort(Protocol):
+    """What the new server's role needs of its host."""
+
+    def send_frame(self, server: Endpoint, frame: Frame) -> bool:
+        """To the agent of `server`; False when there is no control connection to it."""
+
+    def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
+        """Build the kernel's socket and give it to the application; OSError when that cannot be done."""
+
+    def send(self, option: AnyOption) -> None:
+        """A control segment to the client; an ACCEPT is followed by a segment that the client's kernel is to see."""
+
+    def discard(self) -> None:
+        """Destroy the restored socket without a segment."""
+
+
+class NewServerRole(Machine):
+    """One attempt of a client to move to this server; `four_tuple` as this server sees it."""
+
+    table = NEW_SERVER
+    retry_event = NewServerEvent.RETRY
+    give_up_event = NewServerEvent.GIVE_UP
+    patience = 10.0
+
+    def __init__(self, four_tuple: FourTuple, migrate: Migrate, client_window: int, port: NewServerPort) -> None:
+        """`client_window` is the raw window field of the client's SYN."""
+        super().__init__(NewServer.LISTEN)
+        self.four_tuple = four_tuple
+        self.attempt = migrate.attempt
+        self.old = FourTuple(migrate.old_server, four_tuple.remote)
+        self.reply: StateReply | None = None
+        self._migrate = migrate
+        self._client_window = client_window
+        self._reason = Reason.UNREACHABLE
+        self._port = port
+
+    def on_migrate_syn(self, now: float) -> None:
+        """The client's SYN, or a repetition of it."""
+        self.fire(NewServerEvent.MIGRATE_SYN, now)
+
+    def on_frame(self, frame: StateReplyFrame | StateReject | DoneAck, now: float) -> None:
+        """An answer of the old server's agent."""
+        match frame:
+            case StateReplyFrame(reply=reply):
+                if reply.attempt != self.attempt:
+                    raise RemoteProtocolError(f"State reply of attempt {reply.attempt}, at {self.attempt}; dropped")
+                self.reply = self.reply or reply
+                self.fire(NewServerEvent.STATE_REPLY, now)
+            case StateReject(attempt=attempt, reason=reason):
+                if attempt == self.attempt:
+                    self._reason = reason
+                    self.fire(NewServerEvent.STATE_REJECT, now)
+            case DoneAck(attempt=attempt):
+                if attempt == self.attempt:
+                    self.fire(NewServerEvent.DONE_ACK, now)
+
+    def on_ack3(self, option: Ack3, now: float) -> None:
+        """The client's ACK3."""
+        if self.reply is None or option.attempt != self.attempt or not is_authentic(option, self.reply.key):
+            raise RemoteProtocolError("ACK3 with a wrong MAC or attempt; dropped")
+        self.fire(NewServerEvent.ACK3, now)
+
+    def on_traffic(self, now: float) -> None:
+        """The kernel has heard from the client: it has committed, whether its ACK3 arrived or not."""
+        if self.state is NewServer.RESTORED:
+            self.fire(NewServerEvent.ACK3, now)
+
+    def send_state_request(self, now: float) -> None:
+        m = self._migrate
+        self._port.send_frame(m.old_server, StateRequest(self.old, self.four_tuple, m.rcv_nxt, m.attempt, m.mac))
+
+    def restore(self, now: float) -> None:
+        assert self.reply is not None
+        try:
+            self._port.restore(self.reply, self._migrate.rcv_nxt, self._client_window)
+        except OSError:
+            self._reason = Reason.RESTORE_FAILED
+            self.fire(NewServerEvent.RESTORE_FAILED, now)
+
+    def send_accept(self, now: float) -> None:
+        if self.reply is not None and self.state is not NewServer.FAILED:
+            self._port.send(Accept(self.reply.last_ack_sent, self.attempt).signed(self.reply.key))
+
+    def send_reject(self, now: float) -> None:
+        self._port.send(Reject(self.attempt, self._reason))
+
+    def send_done(self, now: float) -> None:
+        self._port.send_frame(self._migrate.old_server, Done(self.old, self.attempt))
+
+    def discard(self, now: float) -> None:
+        self._port.discard()
