@@ -1,0 +1,69 @@
+# The testbed's commands. `make help` lists them; every one installs first what it needs.
+
+PYTHON ?= python3
+SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
+BIN := .venv/bin
+READY := .venv/.ready
+PYTEST := $(BIN)/python -m pytest
+
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench \
+        experiment experiment-handover topology report clean clean-results
+
+help: ## Show this list
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+setup: $(READY) ## Install Debian packages and the Python environment (.venv); nothing happens when they are there
+
+$(READY): setup.cfg pyproject.toml .ci/setup
+	@PYTHON=$(PYTHON) .ci/setup
+	@touch $@
+
+doctor: $(READY) ## Say whether this machine can run the testbed, and what mends it if not
+	@$(SUDO) $(BIN)/testbed doctor
+
+experiment: experiment-handover ## Run the main experiment (now: experiment-handover)
+
+experiment-handover: $(READY) ## A download moves between two servers, again and again; verdict from capture and hash
+	$(SUDO) $(BIN)/python -m experiments handover $(ARGS)
+
+bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted calls
+	$(SUDO) $(BIN)/python -m experiments bench $(ARGS)
+
+topology: $(READY) ## Client and two servers with Mininet's prompt, to play with
+	@$(SUDO) $(BIN)/python topologies/two_servers.py $(ARGS)
+
+report: $(READY) ## Make the report of the latest handover experiment again
+	$(BIN)/python -m analysis report results/handover/latest $(ARGS)
+
+test: test-unit test-sim test-root test-e2e ## Run all tests (needs root or sudo)
+
+test-unit: $(READY) ## Pure functions: no privilege, no network
+	$(PYTEST) tests/unit $(ARGS)
+
+test-sim: $(READY) ## The protocol on a simulated network: no privilege
+	$(PYTEST) tests/sim $(ARGS)
+
+test-root: $(READY) ## Real sockets, namespaces and BPF programs
+	$(SUDO) $(PYTEST) tests/root $(ARGS)
+
+test-e2e: $(READY) ## Whole topologies with unmodified programs
+	$(SUDO) $(PYTEST) tests/e2e $(ARGS)
+
+lint: $(READY) ## Check style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(READY) ## Put the code into the one style
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean: ## Remove what was built and what killed experiments left; keep results
+	@[ ! -x $(BIN)/testbed ] || $(SUDO) $(BIN)/testbed clean
+	rm -rf build .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+clean-results: ## Remove all results
+	rm -rf results

@@ -1,0 +1,1 @@
+"""The harness: sandboxes, Mininet hosts, switches and links, captures, results, the programs on the hosts."""

@@ -1,0 +1,102 @@
+"""Mininet nodes: hosts with a control group and known sysctls, and a switch that fails loudly."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from mininet.node import Host, Switch
+
+from testbed import cgroups, sandbox
+from testbed.processes import CommandError, checked
+
+SYSCTLS: Mapping[str, str] = {
+    # A new namespace takes the machine's settings, and those differ from one machine to the next.
+    "net.ipv4.tcp_congestion_control": "cubic",
+    "net.ipv4.tcp_rmem": "4096 131072 6291456",
+    "net.ipv4.tcp_wmem": "4096 16384 4194304",
+    # Repetitions must not learn from each other.
+    "net.ipv4.tcp_no_metrics_save": "1",
+    "net.mptcp.enabled": "0",
+}
+"""What every host is set to unless told otherwise (kernel defaults, but for the last two)."""
+
+RECORDED = (
+    "net.ipv4.tcp_sack",
+    "net.ipv4.tcp_timestamps",
+    "net.ipv4.tcp_window_scaling",
+    "net.ipv4.tcp_ecn",
+    "net.ipv4.tcp_mtu_probing",
+    "net.ipv4.tcp_slow_start_after_idle",
+    "net.ipv4.tcp_min_rto_us",
+)
+"""Left as they are, but noted with the results."""
+
+
+class MtcpHost(Host):
+    """A host all of whose processes, whatever starts them, are in a control group of its own (`cgroup`)."""
+
+    def __init__(self, name: str, sysctls: Mapping[str, str] | None = None, **params: Any) -> None:
+        """`sysctls` are added to SYSCTLS. Only in a sandbox. CommandError when one cannot be set."""
+        if not sandbox.inside():
+            raise RuntimeError("hosts are made inside a sandbox: call testbed.sandbox.enter() first")
+        self.cgroup: Path = cgroups.make(sandbox.CGROUP, name)
+        self.sysctls: dict[str, str] = {}
+        super().__init__(name, **params)
+        self.set_sysctls({**SYSCTLS, **(sysctls or {})})
+
+    def _popen(self, cmd: list[str], **params: Any) -> subprocess.Popen[bytes]:
+        """Start `cmd` in the host's control group (mnexec -a takes over namespaces, not groups)."""
+        # The programs of the virtual environment come first, so that `client mtcp ls` finds them.
+        path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
+        params["env"] = {**(params.get("env") or os.environ), "PATH": path}
+        join = ["sh", "-c", f'echo 0 > {shlex.quote(str(self.cgroup))}/cgroup.procs && exec "$@"', "sh"]
+        process: subprocess.Popen[bytes] = super()._popen([*join, *cmd], **params)
+        return process
+
+    def set_sysctls(self, values: Mapping[str, str]) -> None:
+        """Set `values` in the host's network namespace and note what the kernel made of them in `sysctls`."""
+        settings = [f"{name}={value}" for name, value in values.items() if self._known(name)]
+        checked(self, "sysctl", "-qw", *settings)
+        names = [name for name in (*values, *RECORDED) if self._known(name)]
+        kernel = checked(self, "sysctl", "-n", *names).splitlines()
+        self.sysctls |= {name: " ".join(value.split()) for name, value in zip(names, kernel, strict=True)}
+        for name, value in values.items():
+            if self.sysctls.get(name, value) != value:
+                raise CommandError(f"{self}: sysctl {name} is {self.sysctls[name]}, not {value}")
+
+    @staticmethod
+    def _known(name: str) -> bool:
+        """Whether the kernel has sysctl `name`: older ones lack some, and some are built without MPTCP."""
+        return Path("/proc/sys", *name.split(".")).exists()
+
+
+class BridgeSwitch(Switch):
+    """A learning switch: the kernel's bridge, forwarding at once, no spanning tree, no Open vSwitch."""
+
+    def __init__(self, name: str, **params: Any) -> None:
+        # OpenFlow's data path id means nothing here, and Mininet cannot derive one from every name.
+        super().__init__(name, **{"dpid": "1", **params})
+
+    def start(self, _controllers: object) -> None:
+        """Make the bridge and put all interfaces of the switch into it; CommandError if that fails."""
+        options = ["stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"]
+        checked(self, "ip", "link", "add", self.name, "type", "bridge", *options)
+        for interface in self.intfNames():
+            if interface != "lo":
+                checked(self, "ip", "link", "set", interface, "master", self.name, "up")
+        checked(self, "ip", "link", "set", self.name, "up")
+
+    def stop(self, deleteIntfs: bool = True) -> None:
+        """Remove the bridge."""
+        self.pexec(["ip", "link", "delete", self.name])
+        super().stop(deleteIntfs)
+
+    def connected(self) -> bool:
+        """There is no controller to wait for."""
+        return True
