@@ -1,0 +1,1 @@
+"""From the captures and records of a run to verdict, figures and report. Imports nothing of the testbed."""

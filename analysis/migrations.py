@@ -1,0 +1,281 @@
+"""What the captures say about a connection that moves: who sent which bytes, when, and what each move cost.
+
+All times are the client's capture's (ns since the epoch), all offsets count from the first byte that the
+servers sent on the connection. A move is what the wire shows, not what an agent reports: a MIGRATE SYN to a
+server, its ACCEPT, and payload from it.
+
+The capture sees packets before the client's mapping does, also those that the mapping refuses. What a server
+sends after the MIGRATE SYN that leaves it, at or beyond the point of the stream where its successor begins,
+therefore counts as refused: it is neither new nor progress, but waste, and the successor sends it again.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis import capture
+from analysis.capture import ABORT, ACCEPT, ACK, MIGRATE, RST, SYN, Ints
+from analysis.run import Run
+
+CLOCK_SLACK_NS = 5_000_000
+"""How long after its MIGRATE SYN a decision may seem to be: it was timed by another, monotonic clock."""
+
+_FOREVER = np.iinfo(np.int64).max
+_MOVE_COLUMNS = ["from", "to", "syn_ns", "accept_ns", "payload_ns", "handover"]
+
+
+@dataclass(frozen=True)
+class Trace:
+    """One connection as the client's capture shows it.
+
+    deliveries: a row per packet with payload from a server: `time_ns`, `server`, `offset`, `payload` (bytes),
+        `fresh` (bytes of it never delivered before), `edge` (bytes delivered in order, with this packet).
+    moves: a row per move: `from`, `to`, `syn_ns` (first MIGRATE SYN), `accept_ns`, `payload_ns` (the new
+        server's first payload), `handover` (its offset), `new_ns` (its first new in-order payload),
+        `migration_ms` (syn to payload), `stall_ms` (longest time without new in-order payload meanwhile).
+    attempts: MIGRATE SYNs without their repetitions, whether a move came of them or not.
+    """
+
+    deliveries: pd.DataFrame
+    moves: pd.DataFrame
+    attempts: int
+    handshakes: int
+    other_connections: int
+
+    @property
+    def duration_s(self) -> float:
+        """From the first to the last payload at the client."""
+        times = self.deliveries["time_ns"]
+        return float(times.iloc[-1] - times.iloc[0]) / 1e9 if len(times) else 0.0
+
+    @property
+    def delivered(self) -> int:
+        """Bytes of the stream that arrived in order."""
+        return int(self.deliveries["edge"].iloc[-1]) if len(self.deliveries) else 0
+
+    @property
+    def has_hole(self) -> bool:
+        """Whether bytes arrived after a gap in the stream that nothing ever filled."""
+        return self.delivered != int(self.deliveries["fresh"].sum())
+
+    @property
+    def duplicate_bytes(self) -> int:
+        """Payload that reached the client's interface without being new: sent again, or refused."""
+        return int((self.deliveries["payload"] - self.deliveries["fresh"]).sum())
+
+    @property
+    def max_gap_ms(self) -> float:
+        """Longest time between two advances of the in-order edge."""
+        gaps = np.diff(_advances(self.deliveries))
+        return float(gaps.max()) / 1e6 if len(gaps) else 0.0
+
+    def payload_by_server(self) -> dict[str, int]:
+        """Bytes of the stream that each server delivered first."""
+        return {str(name): int(n) for name, n in self.deliveries.groupby("server")["fresh"].sum().items()}
+
+
+def trace(packets: pd.DataFrame, run: Run) -> Trace:
+    """The run's connection in `packets`, the client's capture."""
+    client, service = capture.address(run.client_ip), run.facts["service_port"]
+    names = {capture.address(ip): name for name, ip in run.servers.items()}
+    outgoing = (packets["src"] == client) & packets["dst"].isin(list(names)) & (packets["dport"] == service)
+    incoming = (packets["dst"] == client) & packets["src"].isin(list(names)) & (packets["sport"] == service)
+    ours = np.where(outgoing, packets["sport"], packets["dport"]) == run.facts["client_port"]
+
+    opening = outgoing & (packets["flags"] & (SYN | ACK) == SYN) & (packets["control"] != MIGRATE)
+    handshakes = packets.loc[opening & ours, "seq"].nunique()
+    others = len(packets.loc[opening & ~ours, ["sport", "seq"]].drop_duplicates())
+
+    sent, received = packets[outgoing & ours], packets[incoming & ours]
+    received = received.assign(server=received["src"].map(names))
+    data = _data(received)
+    attempts = _attempts(sent.assign(server=sent["dst"].map(names)))
+    moves = _moves(attempts, received, data)
+    deliveries = _deliver(data, moves)
+    return Trace(deliveries, _timed(moves, deliveries), len(attempts), int(handshakes), others)
+
+
+def progress(offset: Ints, length: Ints) -> tuple[Ints, Ints]:
+    """Follow a receiver that gets `length` bytes at `offset`, packet by packet.
+
+    Returns, for each packet, how many of its bytes are new, and up to where the stream is then complete.
+    """
+    fresh, edges = np.zeros(len(offset), np.int64), np.zeros(len(offset), np.int64)
+    edge = 0
+    parked: list[tuple[int, int]] = []  # what lies beyond the edge: disjoint (start, end), ascending
+    for i, (start, size) in enumerate(zip(offset.tolist(), length.tolist(), strict=True)):
+        end = start + size
+        start = max(start, edge)
+        if end > start:
+            if parked or start > edge:
+                fresh[i] = _park(parked, start, end)
+                if parked[0][0] == edge:
+                    edge = parked.pop(0)[1]
+            else:
+                fresh[i], edge = end - start, end
+        edges[i] = edge
+    return fresh, edges
+
+
+def goodput(deliveries: pd.DataFrame, bin_ms: float) -> pd.DataFrame:
+    """New payload per time bin: `time_s` (the bin's start, since the first payload), and Mbit/s by server.
+
+    One column for each server that sent any. A bin holds the bytes that arrived in it for the first time;
+    the last one may be only partly covered.
+    """
+    if deliveries.empty:
+        return pd.DataFrame({"time_s": pd.Series(dtype=float)})
+    since = deliveries["time_ns"] - deliveries["time_ns"].iloc[0]
+    bins = (since // round(bin_ms * 1e6)).rename("bin")
+    table = deliveries["fresh"].groupby([bins, deliveries["server"]]).sum().unstack(fill_value=0)
+    table = table.reindex(range(int(bins.max()) + 1), fill_value=0) * 8 / (bin_ms * 1e3)
+    table.columns.name = None
+    table.insert(0, "time_s", table.index * bin_ms / 1e3)
+    return table.reset_index(drop=True)
+
+
+def bin_ms(duration_s: float) -> int:
+    """A bin for `goodput` over the whole run: 20 to 100 ms, so that there are a few hundred."""
+    return next((size for size in (20, 50) if duration_s * 1e3 / size <= 400), 100)
+
+
+def resets(captures: Mapping[str, pd.DataFrame], run: Run) -> int:
+    """RSTs on the connection, to or from any server, in any capture; one that two of them saw counts once."""
+    client, servers = capture.address(run.client_ip), [capture.address(ip) for ip in run.servers.values()]
+    port, service = run.facts["client_port"], run.facts["service_port"]
+    found = []
+    for packets in captures.values():
+        rst = packets[(packets["flags"] & RST != 0) & (packets["control"] < MIGRATE)]
+        out = (rst["src"] == client) & rst["dst"].isin(servers)
+        out &= (rst["sport"] == port) & (rst["dport"] == service)
+        back = (rst["dst"] == client) & rst["src"].isin(servers)
+        back &= (rst["dport"] == port) & (rst["sport"] == service)
+        found.append(rst.loc[out | back, ["src", "dst", "seq", "ack"]])
+    return len(pd.concat(found).drop_duplicates()) if found else 0
+
+
+def reported(trace: Trace, run: Run) -> pd.DataFrame:
+    """The migrations that the agents report (see Run.migrations), each with the move it made on the wire.
+
+    Adds `first_byte_ms`: decision to first new payload byte of the new server at the client, and the move's
+    `migration_ms` and `stall_ms`; all three NaN if the capture shows no such move.
+    """
+    reports = run.migrations
+    figures = ["first_byte_ms", "migration_ms", "stall_ms"]
+    if reports.empty or trace.moves.empty:
+        return reports.assign(**dict.fromkeys(figures, np.nan))
+    decisions = reports[["to", "decided_ns"]].assign(report=reports.index)
+    decisions["syn_ns"] = decisions["decided_ns"] - CLOCK_SLACK_NS
+    made = pd.merge_asof(trace.moves, decisions, on="syn_ns", by="to").dropna(subset="report")
+    made = made.drop_duplicates("report").set_index("report")
+    made["first_byte_ms"] = (made["new_ns"] - made["decided_ns"].astype("int64")) / 1e6
+    return reports.join(made[figures])
+
+
+def _data(received: pd.DataFrame) -> pd.DataFrame:
+    """The packets with stream payload: `time_ns`, `server`, `offset`, `payload`."""
+    stream = received[received["control"] < MIGRATE]
+    data = stream[(stream["payload"] > 0) & (stream["flags"] & (SYN | RST) == 0)]
+    greeting = stream.loc[stream["flags"] & (SYN | ACK) == SYN | ACK, "seq"]
+    first = int(greeting.iloc[0]) + 1 if len(greeting) else int(data["seq"].iloc[0]) if len(data) else 0
+    data = data.assign(offset=capture.unwrap(data["seq"].to_numpy(np.int64), first))
+    return data[["time_ns", "server", "offset", "payload"]].reset_index(drop=True)
+
+
+def _attempts(sent: pd.DataFrame) -> list[tuple[str, int]]:
+    """(server, time in ns) of each MIGRATE SYN that is no repetition; after an ABORT it is a new attempt."""
+    attempts: list[tuple[str, int]] = []
+    aborted = True
+    control = sent[sent["control"].isin([MIGRATE, ABORT])]
+    for subtype, server, time in zip(control["control"], control["server"], control["time_ns"], strict=True):
+        if subtype == MIGRATE and (aborted or attempts[-1][0] != server):
+            attempts.append((server, int(time)))
+        aborted = subtype == ABORT
+    return attempts
+
+
+def _moves(attempts: list[tuple[str, int]], received: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
+    """The attempts that became moves: columns _MOVE_COLUMNS."""
+    accepts = received.loc[received["control"] == ACCEPT, ["server", "time_ns"]]
+    accept_times = {name: group["time_ns"].to_numpy() for name, group in accepts.groupby("server")}
+    data_rows = {name: np.asarray(rows) for name, rows in data.groupby("server").indices.items()}
+    times, offsets = data["time_ns"].to_numpy(np.int64), data["offset"].to_numpy(np.int64)
+    server = str(received["server"].iloc[0]) if len(received) else ""
+    rows = []
+    ends = [time for _, time in attempts[1:]] + [_FOREVER]
+    for (to, syn), end in zip(attempts, ends, strict=False):
+        accept = accept_times.get(to, np.empty(0, np.int64))
+        accept = accept[np.searchsorted(accept, syn) :][:1]
+        mine = data_rows.get(to, np.empty(0, np.int64))
+        mine = mine[np.searchsorted(times[mine], syn) :][:1]
+        if len(accept) and len(mine) and accept[0] < end and times[mine[0]] < end:
+            rows.append((server, to, syn, int(accept[0]), int(times[mine[0]]), int(offsets[mine[0]])))
+            server = to
+    types = dict.fromkeys(_MOVE_COLUMNS[2:], "int64")
+    return pd.DataFrame(rows, columns=_MOVE_COLUMNS).astype(types).astype({"from": "str", "to": "str"})
+
+
+def _deliver(data: pd.DataFrame, moves: pd.DataFrame) -> pd.DataFrame:
+    """`data` with `fresh` and `edge`, once what the client refused is taken off."""
+    times = data["time_ns"].to_numpy(np.int64)
+    end = (data["offset"] + data["payload"]).to_numpy(np.int64, copy=True)
+    for server in data["server"].unique():
+        turns = moves[(moves["from"] == server) | (moves["to"] == server)]
+        limits = np.where(turns["from"] == server, turns["handover"], _FOREVER)
+        mine = np.flatnonzero(data["server"] == server)
+        turn = np.searchsorted(turns["syn_ns"].to_numpy(), times[mine], side="right") - 1
+        mine, turn = mine[turn >= 0], turn[turn >= 0]
+        end[mine] = np.minimum(end[mine], limits[turn])
+    offset = data["offset"].to_numpy(np.int64)
+    fresh, edge = progress(offset, end - offset)
+    return data.assign(fresh=fresh, edge=edge)
+
+
+def _timed(moves: pd.DataFrame, deliveries: pd.DataFrame) -> pd.DataFrame:
+    """`moves` that brought something new, with `new_ns`, `migration_ms`, `stall_ms`."""
+    advance = deliveries["edge"].diff().fillna(deliveries["edge"]) > 0
+    steps = deliveries[advance]
+    times = steps["time_ns"].to_numpy(np.int64)
+    of_server = {name: times[rows] for name, rows in steps.groupby("server").indices.items()}
+    new, stall = [], []
+    for to, syn in zip(moves["to"], moves["syn_ns"], strict=True):
+        mine = of_server.get(to, np.empty(0, np.int64))
+        first = mine[np.searchsorted(mine, syn) :][:1]
+        if len(first) == 0:
+            new.append(-1)
+            stall.append(np.nan)
+            continue
+        around = times[max(np.searchsorted(times, syn) - 1, 0) : np.searchsorted(times, first[0]) + 1]
+        new.append(int(first[0]))
+        stall.append(float(np.diff(around).max(initial=0)) / 1e6)
+    timed = moves.assign(
+        new_ns=np.array(new, np.int64),
+        migration_ms=(moves["payload_ns"] - moves["syn_ns"]) / 1e6,
+        stall_ms=np.array(stall, float),
+    )
+    return timed[timed["new_ns"] >= 0].reset_index(drop=True)
+
+
+def _advances(deliveries: pd.DataFrame) -> Ints:
+    """The times (ns) at which the in-order edge advanced."""
+    edge = deliveries["edge"].to_numpy(np.int64)
+    return deliveries["time_ns"].to_numpy(np.int64)[np.diff(edge, prepend=np.int64(0)) > 0]
+
+
+def _park(parked: list[tuple[int, int]], start: int, end: int) -> int:
+    """Add an interval to the disjoint, ascending `parked`; returns how many of its bytes were not there."""
+    first = bisect_left(parked, start, key=lambda interval: interval[1])
+    last, covered = first, 0
+    merged_start, merged_end = start, end
+    while last < len(parked) and parked[last][0] <= end:
+        low, high = parked[last]
+        covered += max(0, min(high, end) - max(low, start))
+        merged_start, merged_end = min(merged_start, low), max(merged_end, high)
+        last += 1
+    parked[first:last] = [(merged_start, merged_end)]
+    return end - start - covered

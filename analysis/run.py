@@ -1,0 +1,120 @@
+"""What a run directory records beside its captures: `run.json` and `events.jsonl`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+SCHEMA_VERSION = 1
+CLIENT = "client"
+
+
+class RunError(ValueError):
+    """The directory is not a run that can be analysed; the message is one line that says why."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """One repetition of one scenario. `record` is run.json, `events` the lines of events.jsonl."""
+
+    path: Path
+    record: dict[str, Any]
+    events: list[dict[str, Any]]
+
+    @classmethod
+    def load(cls, path: Path | str) -> Run:
+        """Read the run directory at `path`; RunError if something needed is missing or malformed."""
+        path = Path(path).resolve()
+        if not path.is_dir():
+            raise RunError(f"{path} is not a directory")
+        record = _json(path / "run.json")
+        if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
+            found = record.get("schema_version") if isinstance(record, dict) else None
+            raise RunError(f"{path}/run.json has schema version {found}; only {SCHEMA_VERSION} can be read")
+        facts = record.get("facts", {})
+        missing = [key for key in ("hosts", "service_port", "client_port") if key not in facts]
+        if missing or CLIENT not in facts["hosts"]:
+            raise RunError(f"{path}/run.json lacks facts.{missing[0] if missing else 'hosts.' + CLIENT}")
+        return cls(path, record, _json_lines(path / "events.jsonl"))
+
+    @property
+    def id(self) -> str:
+        """The run's name: `run_id` of run.json, else the directory's."""
+        return str(self.record.get("run_id", self.path.name))
+
+    @property
+    def scenario(self) -> str:
+        """The name of what was tried."""
+        return str(self.record.get("scenario", "?"))
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the runner noted outside the captures: addresses, ports, hashes, exit status, drops."""
+        facts: dict[str, Any] = self.record["facts"]
+        return facts
+
+    @property
+    def client_ip(self) -> str:
+        """The client's address on the service network."""
+        return str(self.facts["hosts"][CLIENT])
+
+    @property
+    def servers(self) -> dict[str, str]:
+        """Name -> service address of each server, in the order of run.json, which fixes their colours."""
+        return {name: ip for name, ip in self.facts["hosts"].items() if name != CLIENT}
+
+    @property
+    def asked(self) -> int:
+        """How many moves the run set out to make: the factor `migrations`, else one per migration event."""
+        asked = self.record.get("factors", {}).get("migrations")
+        return int(asked) if asked is not None else len(self.migrations)
+
+    @cached_property
+    def migrations(self) -> pd.DataFrame:
+        """The migrations as the agents report them: `decided_ns` (wall clock), `from`, `to`, `committed`,
+        `outcome`, `phases` ({name: ms}, in order), one row each, in order of decision."""
+        offset = int(self.record.get("realtime_minus_monotonic_ns", 0))
+        rows = [
+            {
+                "decided_ns": int(event["decided_ns"]) + offset,
+                "from": event.get("from"),
+                "to": event.get("to"),
+                "committed": event.get("committed_ns") is not None,
+                "outcome": event.get("outcome"),
+                "phases": event.get("phases") or {},
+            }
+            for event in self.events
+            if event.get("event") == "migration" and event.get("decided_ns") is not None
+        ]
+        columns = ["decided_ns", "from", "to", "committed", "outcome", "phases"]
+        frame = pd.DataFrame(rows, columns=columns).astype({"decided_ns": "int64", "committed": "bool"})
+        return frame.sort_values("decided_ns", kind="stable", ignore_index=True)
+
+
+def _json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except FileNotFoundError:
+        raise RunError(f"{path} is missing: is {path.parent} a run directory?") from None
+    except ValueError as error:
+        raise RunError(f"{path} is not JSON: {error}") from None
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    """One object per line; a last line cut short, as a killed writer leaves it, is ignored."""
+    if not path.exists():
+        raise RunError(f"{path} is missing: is {path.parent} a run directory?")
+    lines = path.read_text().splitlines()
+    events = []
+    for number, line in enumerate(lines, 1):
+        try:
+            events.append(json.loads(line))
+        except ValueError as error:
+            if number < len(lines):
+                raise RunError(f"{path}:{number} is not JSON: {error}") from None
+    return events
