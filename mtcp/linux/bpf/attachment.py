@@ -1,0 +1,212 @@
+"""Creation, attachment and pinning of a host's programs and maps, and taking over what is already pinned."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import shutil
+import socket
+import struct
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from mtcp.linux.bpf import layout, loader, sockops, tc, transition
+from mtcp.linux.bpf.layout import Maps
+from mtcp.linux.bpf.loader import AttachType, BpfError, MapType, ProgramType
+
+_SERVERS_PER_CONNECTION = 4  # on average: room for the ingress map
+_RING_SIZE = 1 << 18  # bytes, a power of 2: 16 for each event and 8 for its header
+_MAX_LISTENERS = 1024
+_ETHERNET_TYPES = ("1", "772")  # ARPHRD_ETHER; ARPHRD_LOOPBACK, which has Ethernet headers, too
+_PROGRAMS = ("sockops", "ingress", "egress", "transition")
+
+
+class DatapathError(Exception):
+    """The datapath cannot be set up here; the message says in one line what to do."""
+
+
+class Attachment:
+    """Descriptors of everything the datapath consists of."""
+
+    def __init__(self, maps: Maps, programs: dict[str, int], links: dict[str, int], pin_dir: Path | None) -> None:
+        self.maps = maps
+        self.transition = programs["transition"]
+        self._descriptors = [*maps, *programs.values(), *links.values()]
+        self._links = links
+        self._pin_dir = pin_dir
+
+    @classmethod
+    def open(cls, cgroup: Path, interfaces: Sequence[str], pin_dir: Path | None, capacity: int) -> Attachment:
+        """Create, or take over what is pinned, and attach wherever it is not attached yet."""
+        if not cgroup.is_dir() or not loader.is_cgroup2(cgroup):
+            raise DatapathError(f"{cgroup} is not a cgroup v2 directory: mount cgroup2 and name a directory in it")
+        indices = {name: _interface_index(name) for name in interfaces}
+        with contextlib.ExitStack() as undo, _explained():
+            if pin_dir is None:
+                maps, programs = _create(capacity, undo)
+            else:
+                maps, programs = _open_or_create_pinned(pin_dir, capacity, undo)
+            links = _attach(cgroup, indices, programs, pin_dir, undo)
+            undo.pop_all()
+            return cls(maps, programs, links, pin_dir)
+
+    def close(self) -> None:
+        """Close the descriptors; what is not pinned goes with them."""
+        for fd in self._descriptors:
+            os.close(fd)
+        self._descriptors = []
+
+    def detach(self) -> None:
+        """Detach everywhere, even if another process holds descriptors, and remove the pins."""
+        for fd in self._links.values():
+            with contextlib.suppress(BpfError):  # ENOLINK: its interface or cgroup is gone
+                loader.link_detach(fd)
+        if self._pin_dir is not None:
+            remove_pins(self._pin_dir)
+
+
+def remove_pins(pin_dir: Path) -> None:
+    """Remove a datapath's pins of whatever version; programs and maps go when no process holds them."""
+    shutil.rmtree(pin_dir, ignore_errors=True)
+
+
+def _create(capacity: int, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, int]]:
+    def kept(fd: int) -> int:
+        undo.callback(os.close, fd)
+        return fd
+
+    def table(name: str, kind: MapType, key: int, value: int, size: int, flags: int = 0) -> int:
+        return kept(loader.map_create(kind, key, value, size, f"{name}_v{layout.LAYOUT_VERSION}", flags))
+
+    key = layout.TUPLE.SIZE
+    maps = Maps(
+        egress=table("egress", MapType.HASH, key, 4, capacity),
+        ingress=table("ingress", MapType.HASH, key, 4, capacity * _SERVERS_PER_CONNECTION),
+        entries=table("entries", MapType.ARRAY, 4, layout.ENTRY.SIZE, capacity, loader.MMAPABLE),
+        free=table("free", MapType.QUEUE, 0, 4, capacity),
+        events=table("events", MapType.RINGBUF, 0, 0, _RING_SIZE),
+        listeners=table("listeners", MapType.HASH, 4, 4, _MAX_LISTENERS),
+        keys=table("keys", MapType.QUEUE, 0, layout.KEY_LENGTH, capacity),
+        handshakes=table("handshakes", MapType.LRU_HASH, key, layout.KEY_LENGTH, 2 * capacity),
+        accepted=table("accepted", MapType.LRU_HASH, key, layout.ACCEPTED.SIZE, 2 * capacity),
+    )
+    for index in range(capacity):
+        loader.queue_push(maps.free, struct.pack("=I", index))
+    programs = {
+        "sockops": kept(
+            loader.program_load(ProgramType.SOCK_OPS, sockops.program(maps), "mtcp_sockops", AttachType.SOCK_OPS)
+        ),
+        "ingress": kept(loader.program_load(ProgramType.SCHED_CLS, tc.ingress(maps), "mtcp_ingress")),
+        "egress": kept(loader.program_load(ProgramType.SCHED_CLS, tc.egress(maps), "mtcp_egress")),
+        "transition": kept(
+            loader.program_load(
+                ProgramType.SYSCALL, transition.program(maps), "mtcp_transition", flags=loader.SLEEPABLE
+            )
+        ),
+    }
+    return maps, programs
+
+
+def _open_or_create_pinned(pin_dir: Path, capacity: int, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, int]]:
+    """Maps and programs are pinned in a directory of another name first: `pin_dir` has all of them or does not exist."""
+    if not pin_dir.parent.is_dir() or not loader.is_bpffs(pin_dir.parent):
+        raise DatapathError(f"{pin_dir} is in no BPF file system: mount -t bpf bpf {pin_dir.parent}")
+    if pin_dir.exists():
+        return _open_pinned(pin_dir, undo)
+    maps, programs = _create(capacity, undo)
+    unfinished = pin_dir.with_name(pin_dir.name + "-unfinished")
+    remove_pins(unfinished)
+    unfinished.mkdir(mode=0o700)
+    undo.callback(remove_pins, unfinished)
+    for name, fd in maps._asdict().items():
+        loader.pin(fd, unfinished / f"map_{name}")
+    for name, fd in programs.items():
+        loader.pin(fd, unfinished / f"program_{name}")
+    unfinished.rename(pin_dir)
+    undo.callback(remove_pins, pin_dir)
+    return maps, programs
+
+
+def _open_pinned(pin_dir: Path, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, int]]:
+    def opened(name: str) -> int:
+        try:
+            fd = loader.open_pin(pin_dir / name)
+        except BpfError as error:
+            if error.errno != errno.ENOENT:
+                raise
+            raise DatapathError(f"{pin_dir} is not a datapath of this version: remove it") from None
+        undo.callback(os.close, fd)
+        return fd
+
+    maps = Maps(**{name: opened(f"map_{name}") for name in Maps._fields})
+    programs = {name: opened(f"program_{name}") for name in _PROGRAMS}
+    if not loader.map_info(maps.entries).name.endswith(f"_v{layout.LAYOUT_VERSION}"):
+        raise DatapathError(f"{pin_dir} is not a datapath of this version: remove it")
+    return maps, programs
+
+
+def _attach(
+    cgroup: Path, indices: dict[str, int], programs: dict[str, int], pin_dir: Path | None, undo: contextlib.ExitStack
+) -> dict[str, int]:
+    cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+    undo.callback(os.close, cgroup_fd)
+    cgroup_id = cgroup.stat().st_ino
+    wanted = [("link_sockops", programs["sockops"], cgroup_fd, cgroup_id, AttachType.SOCK_OPS)]
+    for interface, index in indices.items():
+        escaped = interface.replace("%", "%25").replace(".", "%2e")  # pins' names have no dots
+        for program, kind in (("ingress", AttachType.TCX_INGRESS), ("egress", AttachType.TCX_EGRESS)):
+            wanted.append((f"link_{program}_{escaped}", programs[program], index, index, kind))
+    links = {}
+    for name, program_fd, target, identity, kind in wanted:
+        path = pin_dir / name if pin_dir else None
+        fd = _open_live_link(path, identity) if path else None
+        if fd is None:
+            fd = loader.link_create(program_fd, target, kind)
+            undo.callback(os.close, fd)
+            if path:
+                loader.pin(fd, path)
+        else:
+            undo.callback(os.close, fd)
+        links[name] = fd
+    return links
+
+
+def _open_live_link(path: Path, identity: int) -> int | None:
+    """A pinned link if it is still attached to this target; one whose interface or cgroup is gone is unpinned."""
+    try:
+        fd = loader.open_pin(path)
+    except BpfError as error:
+        if error.errno == errno.ENOENT:
+            return None
+        raise
+    if loader.link_target(fd) == identity:
+        return fd
+    os.close(fd)
+    path.unlink()
+    return None
+
+
+def _interface_index(name: str) -> int:
+    try:
+        index = socket.if_nametoindex(name)
+    except OSError:
+        raise DatapathError(f"there is no interface {name!r} in this network namespace: see `ip link`") from None
+    return index
+
+
+@contextlib.contextmanager
+def _explained() -> Iterator[None]:
+    """Kernel refusals in the user's words."""
+    try:
+        yield
+    except BpfError as error:
+        if error.errno in (errno.EPERM, errno.EACCES) and "program mtcp" not in str(error):
+            message = "BPF is refused: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
+        elif "TCX" in str(error) and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
+            message = "this kernel has no TCX: use Linux 6.6 or later with CONFIG_NET_XGRESS"
+        elif error.errno == errno.ENOSYS:
+            message = "this kernel has no bpf(2): it needs CONFIG_BPF_SYSCALL"
+        else:
+            message = str(error)
+        raise DatapathError(message) from error
