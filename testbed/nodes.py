@@ -61,23 +61,18 @@ class MtcpHost(Host):
 
     def set_sysctls(self, values: Mapping[str, str]) -> None:
         """Set `values` in the host's network namespace and note what the kernel made of them in `sysctls`."""
-        settings = [f"{name}={value}" for name, value in values.items() if self._known(name)]
+        settings = [f"{name}={value}" for name, value in values.items() if _known(name)]
         checked(self, "sysctl", "-qw", *settings)
-        names = [name for name in (*values, *RECORDED) if self._known(name)]
+        names = [name for name in (*values, *RECORDED) if _known(name)]
         kernel = checked(self, "sysctl", "-n", *names).splitlines()
         self.sysctls |= {name: " ".join(value.split()) for name, value in zip(names, kernel, strict=True)}
         for name, value in values.items():
             if self.sysctls.get(name, value) != value:
                 raise CommandError(f"{self}: sysctl {name} is {self.sysctls[name]}, not {value}")
 
-    @staticmethod
-    def _known(name: str) -> bool:
-        """Whether the kernel has sysctl `name`: older ones lack some, and some are built without MPTCP."""
-        return Path("/proc/sys", *name.split(".")).exists()
-
 
 class BridgeSwitch(Switch):
-    """A learning switch: the kernel's bridge, forwarding at once, no spanning tree, no Open vSwitch."""
+    """A learning switch: the kernel's bridge, without spanning tree."""
 
     def __init__(self, name: str, **params: Any) -> None:
         # OpenFlow's data path id means nothing here, and Mininet cannot derive one from every name.
@@ -87,6 +82,11 @@ class BridgeSwitch(Switch):
         """Make the bridge and put all interfaces of the switch into it; CommandError if that fails."""
         options = ["stp_state", "0", "forward_delay", "0", "mcast_snooping", "0"]
         checked(self, "ip", "link", "add", self.name, "type", "bridge", *options)
+        # Where br_netfilter is built in, bridged packets would go through this namespace's netfilter hooks.
+        for table in ("ip", "ip6", "arp"):
+            name = f"net.bridge.bridge-nf-call-{table}tables"
+            if sandbox.inside() and _known(name):
+                checked(self, "sysctl", "-qw", f"{name}=0")
         for interface in self.intfNames():
             if interface != "lo":
                 checked(self, "ip", "link", "set", interface, "master", self.name, "up")
@@ -100,3 +100,8 @@ class BridgeSwitch(Switch):
     def connected(self) -> bool:
         """There is no controller to wait for."""
         return True
+
+
+def _known(sysctl: str) -> bool:
+    """Whether the kernel has `sysctl`: older ones lack some, and some are built without MPTCP."""
+    return Path("/proc/sys", *sysctl.split(".")).exists()

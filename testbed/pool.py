@@ -52,15 +52,8 @@ class Pool:
             self.start_agent(host, wait=False)
         self._wait("ready")
         for host in servers:
-            command = [
-                sys.executable,
-                "-m",
-                "testbed.services.files",
-                "--port",
-                str(port),
-                "--directory",
-                directory,
-            ]
+            command: list[str | Path] = [sys.executable, "-m", "testbed.services.files"]
+            command += ["--port", str(port), "--directory", directory]
             self.programs[f"files-{host}"] = Program(host, command, self.logs / f"files-{host}.log")
         self._wait("listening")
 
@@ -69,7 +62,16 @@ class Pool:
         pins = sandbox.BPFFS / host.name
         pins.mkdir(exist_ok=True)
         mtcp = Path(sys.executable).with_name("mtcp")
-        command = [mtcp, "agent", "--name", host.name, "--pool", self.file, "--cgroup", host.cgroup]
+        command: list[str | Path] = [
+            mtcp,
+            "agent",
+            "--name",
+            host.name,
+            "--pool",
+            self.file,
+            "--cgroup",
+            host.cgroup,
+        ]
         command += ["--interface", host.defaultIntf().name, "--pin", pins]
         program = Program(host, command, self.logs / f"agent-{host}.log")
         self.programs[f"agent-{host}"] = program

@@ -91,8 +91,8 @@ def name_hosts(addresses: Mapping[str, str]) -> None:
 def _allow_congestion_controls() -> None:
     """Let namespaces choose among all congestion controls of the kernel.
 
-    The kernel refuses a namespace's default that is not on the machine's list of allowed ones, and only the initial
-    namespace can write that list. It is a permission, no setting: nothing on the machine behaves differently.
+    The kernel refuses a namespace's default that is not on the machine's list of allowed ones, and only the
+    initial namespace can write that list. It is a permission: nothing behaves differently for it.
     """
     settings = Path("/proc/sys/net/ipv4")
     with contextlib.suppress(OSError):  # then a host that needs more says so

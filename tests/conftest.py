@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+
+from testbed import sandbox
 
 TIERS = ("unit", "sim", "root", "e2e")
 
@@ -19,3 +23,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(tier)
         if tier in ("root", "e2e") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: run `make test`, or pytest with sudo"))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
+    """Run a test that is marked `sandbox` in another pytest, inside a sandbox."""
+    if pyfuncitem.get_closest_marker("sandbox") is None or sandbox.inside():
+        return None
+    again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", pyfuncitem.nodeid]
+    command = [sys.executable, "-m", "testbed.cli", "run", *again]
+    run = subprocess.run(command, cwd=pyfuncitem.config.rootpath, capture_output=True, text=True)
+    if run.returncode != 0:
+        pytest.fail(f"in the sandbox:\n{run.stdout}{run.stderr}", pytrace=False)
+    return True

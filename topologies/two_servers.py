@@ -104,8 +104,8 @@ def running(
     """Bring the network up, with agents and file servers unless `agents` is false; take it down at the end.
 
     `bw`: Mbit/s of the service links. `big`: bytes of the largest demo file. `logs`: directory for the output
-    of the programs (default: one that goes with the sandbox). `sysctls`: for all hosts, beside testbed.nodes.SYSCTLS.
-    Only in a sandbox. TestbedError when something does not come up.
+    of the programs (default: one that goes with the sandbox). `sysctls`: for all hosts, beside those of
+    testbed.nodes.SYSCTLS. Only in a sandbox. TestbedError when something does not come up.
     """
     logs = logs or sandbox.RUN / "log"
     logs.mkdir(parents=True, exist_ok=True)

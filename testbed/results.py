@@ -1,0 +1,141 @@
+"""The results of one run, in a directory: results/<experiment>/<run-id>/.
+
+    run.json         what was run, where, and the verdict (below)
+    events.jsonl     one JSON object a line: monotonic_ns, event, and what belongs to it
+    samples.parquet  tidy: one observation a row; samples.csv is the same
+    summary.json     the headline figures under stable keys
+    *.pcap, *.log    captures, and what programs printed
+
+results/<experiment>/latest is a link to the run that ended last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import secrets
+import time
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+from testbed import machine
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+SCHEMA_VERSION = 1
+RESULTS = Path("results")
+
+Verdict = Literal["succeeded", "failed", "unsupported", "invalid"]
+"""`unsupported`: the mechanism cannot do it. `invalid`: harness or machine failed, so it says nothing."""
+
+
+class Run:
+    """One run. As a context manager, a run that an exception ends is `invalid`, and says why."""
+
+    def __init__(
+        self,
+        experiment: str,
+        *,
+        scenario: str,
+        mechanism: str,
+        factors: Mapping[str, Any] | None = None,
+        seed: int = 0,
+        repetition: int = 0,
+        emulation: str = "tbf",
+        results: Path = RESULTS,
+    ) -> None:
+        """Make the directory and write run.json with the verdict `invalid`: it stands if the run is killed.
+
+        `factors`: what is varied, by name. `emulation`: link emulation backend.
+        """
+        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        self.directory = (results / experiment / self.id).resolve()
+        self.directory.mkdir(parents=True)
+        self._load = machine.Load()
+        self.metadata: dict[str, Any] = {
+            "schema_version": SCHEMA_VERSION,
+            "experiment": experiment,
+            "run_id": self.id,
+            "scenario": scenario,
+            "mechanism": mechanism,
+            "factors": dict(factors or {}),
+            "seed": seed,
+            "repetition": repetition,
+            "verdict": "invalid",
+            "reason": "the run did not end",
+            "started": datetime.now(UTC).isoformat(),
+            "realtime_minus_monotonic_ns": machine.realtime_minus_monotonic_ns(),
+            "emulation": emulation,
+            "sysctls": {},
+            "versions": machine.versions(),
+            "git": machine.git_revision(),
+        }
+        self._events = self.path("events.jsonl").open("w")
+        self._write("run.json", self.metadata)
+
+    def path(self, name: str) -> Path:
+        """Path of the file `name` in the run's directory."""
+        return self.directory / name
+
+    def event(self, event: str, monotonic_ns: int | None = None, **details: Any) -> None:
+        """Note that `event` happened, now unless `monotonic_ns` (CLOCK_MONOTONIC) is given."""
+        record = {"monotonic_ns": monotonic_ns or time.monotonic_ns(), "event": event, **details}
+        self._events.write(json.dumps(record, default=str) + "\n")
+        self._events.flush()
+
+    def sysctls(self, values: Mapping[str, Mapping[str, str]]) -> None:
+        """Note the sysctls of hosts: {host: {name: value}}."""
+        self.metadata["sysctls"] = {host: dict(each) for host, each in values.items()}
+
+    def samples(self, frame: pd.DataFrame, name: str = "samples") -> None:
+        """Write the tidy `frame` as <name>.parquet and <name>.csv."""
+        frame.to_parquet(self.path(f"{name}.parquet"), index=False)
+        frame.to_csv(self.path(f"{name}.csv"), index=False)
+
+    def summary(self, figures: Mapping[str, Any]) -> None:
+        """Write summary.json."""
+        self._write("summary.json", figures)
+
+    def finish(self, verdict: Verdict, reason: str = "") -> None:
+        """Write the verdict and let `latest` be this run."""
+        load = self._load.since_start()
+        ended = datetime.now(UTC).isoformat()
+        self.metadata |= {"verdict": verdict, "reason": reason, "ended": ended, "host_load": load}
+        self._write("run.json", self.metadata)
+        self._events.close()
+        latest = self.directory.parent / "latest"
+        link = latest.with_name(f".latest-{self.id}")
+        link.symlink_to(self.id)
+        link.replace(latest)
+        give_to_invoker(self.directory.parent)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, _type: type[BaseException] | None, value: BaseException | None, _traceback: TracebackType | None
+    ) -> None:
+        if not self._events.closed:
+            said = f"{type(value).__name__}: {value}" if value else "the run ended without a verdict"
+            self.finish("invalid", said)
+
+    def _write(self, name: str, content: Mapping[str, Any]) -> None:
+        """Write JSON so that a reader sees the old or the new file, nothing between."""
+        new = self.path(f".{name}.new")
+        new.write_text(json.dumps(content, indent=2, default=str) + "\n")
+        new.replace(self.path(name))
+
+
+def give_to_invoker(directory: Path) -> None:
+    """Under sudo: make `directory`, its parent and all in it belong to the user who called sudo."""
+    if os.geteuid() != 0 or "SUDO_UID" not in os.environ:
+        return
+    uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", os.environ["SUDO_UID"]))
+    for path in (directory.parent, directory, *directory.rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # other runs end at the same time
+            os.chown(path, uid, gid, follow_symlinks=False)

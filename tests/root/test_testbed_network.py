@@ -1,0 +1,118 @@
+"""Hosts, switches, links and captures."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from testbed import sandbox
+from testbed.capture import Capture
+from testbed.links import LinkError, ShapedLink
+from testbed.processes import CommandError, Program, checked
+from topologies.two_servers import Running, running
+
+pytestmark = pytest.mark.sandbox
+
+
+@pytest.fixture
+def network() -> Iterator[Running | None]:
+    # Fixtures are also made outside the sandbox, where the test does not run.
+    if not sandbox.inside():
+        yield None
+        return
+    with running(agents=False, big=10_000) as network:
+        yield network
+
+
+def mbits(network: Running, *options: str) -> float:
+    server = Program(network.s1, ["iperf3", "-s", "-1", "--forceflush"], sandbox.RUN / "iperf3.log")
+    server.wait_for("Server listening")
+    report = json.loads(checked(network.client, "iperf3", "-c", "10.0.0.1", "-J", "-t", "1.5", *options))
+    server.stop()
+    return float(report["end"]["sum_received"]["bits_per_second"]) / 1e6
+
+
+def test_all_reach_each_other_by_name(network: Running) -> None:
+    for name in ("s1", "s2"):
+        checked(network.client, "ping", "-c1", "-W2", name)
+    checked(network.s1, "ping", "-c1", "-W2", "10.1.0.2")
+
+
+def test_every_process_is_in_the_cgroup_of_its_host(network: Running) -> None:
+    expected = "0::/s1"
+    assert expected in network.s1.cmd("cat /proc/self/cgroup")
+    assert expected in checked(network.s1, "cat", "/proc/self/cgroup")
+    assert expected in checked(network.s1, "sh", "-c", "setsid cat /proc/self/cgroup & wait")
+    assert network.s1.cgroup.joinpath("cgroup.procs").read_text().split() == [str(network.s1.pid)]
+
+
+def test_sysctls_are_set_per_host_and_noted(network: Running) -> None:
+    assert network.client.sysctls["net.ipv4.tcp_congestion_control"] == "cubic"
+    network.client.set_sysctls({"net.ipv4.tcp_congestion_control": "reno"})
+    assert checked(network.client, "sysctl", "-n", "net.ipv4.tcp_congestion_control") == "reno\n"
+    assert checked(network.s1, "sysctl", "-n", "net.ipv4.tcp_congestion_control") == "cubic\n"
+    assert network.client.sysctls["net.ipv4.tcp_congestion_control"] == "reno"
+    with pytest.raises(CommandError, match="no-such-control"):
+        network.client.set_sysctls({"net.ipv4.tcp_congestion_control": "no-such-control"})
+
+
+@pytest.mark.parametrize("direction", [[], ["-R"]])
+def test_bandwidth_both_ways_and_live(network: Running, direction: list[str]) -> None:
+    unshaped = mbits(network, *direction)
+    network.set_bw(20)
+    assert mbits(network, *direction) == pytest.approx(19.1, rel=0.06)
+    network.set_bw(100)
+    assert mbits(network, *direction) == pytest.approx(95.5, rel=0.06)
+    network.set_bw(None)
+    assert mbits(network, *direction) > max(500, unshaped / 4)
+
+
+def test_unshaped_links_are_left_without_traces(network: Running) -> None:
+    before = subprocess.check_output(["tc", "qdisc"], text=True)
+    network.set_bw(10)
+    assert "tbf" in subprocess.check_output(["tc", "qdisc"], text=True)
+    network.set_bw(None)
+    assert subprocess.check_output(["tc", "qdisc"], text=True) == before
+
+
+def test_a_link_refuses_what_it_cannot_emulate(network: Running) -> None:
+    with pytest.raises(LinkError, match="delay"):
+        ShapedLink(network.client, network.net["sw1"], bw=10, delay="5ms")
+    with pytest.raises(LinkError, match="switch"):
+        ShapedLink(network.client, network.s1, bw=10)
+    with pytest.raises(LinkError, match="not a bandwidth"):
+        network.set_bw(-1)
+
+
+def test_capture_holds_every_packet(network: Running, tmp_path: Path) -> None:
+    with Capture(network.client, tmp_path / "client.pcap", filter="icmp") as capture:
+        checked(network.client, "ping", "-c5", "-i0.01", "s1")
+    assert capture.stats == (10, 10, 0)
+    assert (tmp_path / "client.pcap").stat().st_size == 24 + 10 * (16 + 98)
+    assert (tmp_path / "client.pcap").read_bytes()[:4] == b"\x4d\x3c\xb2\xa1"  # nanoseconds
+
+
+def test_capture_that_cannot_start_says_why(network: Running, tmp_path: Path) -> None:
+    with pytest.raises(CommandError, match="No such device"):
+        Capture(network.client, tmp_path / "x.pcap", interface="nothing0")
+
+
+def test_capture_that_died_is_an_error(network: Running, tmp_path: Path) -> None:
+    capture = Capture(network.client, tmp_path / "x.pcap")
+    os.kill(capture._program.process.pid, 9)
+    with pytest.raises(CommandError, match="has died"):
+        capture.stop()
+
+
+def test_a_program_that_ends_early_is_an_error(network: Running) -> None:
+    program = Program(network.s1, ["sh", "-c", "echo no such file; exit 3"], sandbox.RUN / "x.log")
+    start = time.monotonic()
+    with pytest.raises(CommandError, match="sh on s1 ended with code 3: no such file"):
+        program.wait_for("ready")
+    assert time.monotonic() - start < 5

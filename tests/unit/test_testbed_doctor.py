@@ -1,0 +1,47 @@
+"""What the doctor says, and how scripts that miss a tool end."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from testbed import cgroups, cli, doctor
+from testbed.pool import Server, pool_toml
+
+
+def test_require_names_tool_and_package(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor.shutil, "which", lambda *_args, **_options: None)
+    with pytest.raises(SystemExit) as exit:
+        doctor.require("mnexec")
+    assert str(exit.value) == "mnexec is not installed: make setup (or: apt-get install mininet)"
+
+
+@pytest.mark.parametrize("missing", ["curl", None])
+def test_json_and_exit_code(
+    missing: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checks = [doctor.Check("netem", False, False, "absent"), doctor.Check("curl", missing is None, True, "")]
+    monkeypatch.setattr(doctor, "examine", lambda: checks)
+    assert cli.main(["doctor", "--json"]) == (1 if missing else 0)
+    report = json.loads(capsys.readouterr().out)
+    assert report["healthy"] is (missing is None)
+    assert [check["name"] for check in report["checks"]] == ["netem", "curl"]
+    assert cli.main(["doctor"]) == (1 if missing else 0)
+    assert ("MISSING" in capsys.readouterr().out) is (missing is not None)
+
+
+def test_no_cgroup_v2_says_how_to_mount_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cgroups.Path, "read_text", lambda _self: "tmpfs / tmpfs rw 0 0\n")
+    with pytest.raises(cgroups.CgroupError, match="mount -t cgroup2"):
+        cgroups.mount_point()
+
+
+def test_pool_file() -> None:
+    import tomllib
+
+    text = pool_toml([Server("s1", "10.0.0.1", "10.1.0.1:7000"), Server("s2", "10.0.0.2", "10.1.0.2:7000")])
+    assert tomllib.loads(text)["server"] == [
+        {"name": "s1", "service": "10.0.0.1", "control": "10.1.0.1:7000"},
+        {"name": "s2", "service": "10.0.0.2", "control": "10.1.0.2:7000"},
+    ]
