@@ -196,10 +196,10 @@ class Capsule:
         if not 0 <= end - start <= self.log_size:
             raise CapsuleError(f"read log of {end - start} bytes in a ring of {self.log_size}")
         first, last = start % self.log_size, end % self.log_size
-        ring = self.memory[self._log_at : self._log_at + self.log_size] if first + (end - start) > self.log_size else b""
-        if ring:
-            return ring[first:] + ring[:last]
-        return self.memory[self._log_at + first : self._log_at + first + (end - start)]
+        at = self._log_at
+        if first + (end - start) <= self.log_size:
+            return self.memory[at + first : at + first + (end - start)]
+        return self.memory[at + first : at + self.log_size] + self.memory[at : at + last]
 
     def close(self) -> None:
         """Unmap, and close the descriptor."""

@@ -41,6 +41,8 @@ class Reason(IntEnum):
     """The new server cannot reach the old one's agent (not in the papers)."""
     RESTORE_FAILED = 11
     """The new server's kernel refused the state (not in the papers)."""
+    NO_APPLICATION = 12
+    """No application of the new server listens on the connection's port (not in the papers)."""
 
     @property
     def advice(self) -> str:
@@ -63,4 +65,5 @@ _ADVICE = {
     Reason.UNREACHABLE: "the new server cannot reach the old server's agent on the control network; "
     "check `mtcp status` on both",
     Reason.RESTORE_FAILED: "the new server's kernel refused the connection's state; see its agent's log",
+    Reason.NO_APPLICATION: "no application of the new server listens on this port with mtcp.listen; start it there",
 }

@@ -153,6 +153,7 @@ class NewServer(State):
 
 class NewServerEvent(Event):
     MIGRATE_SYN = auto()
+    NO_APPLICATION = auto()
     RETRY = auto()
     GIVE_UP = auto()
     STATE_REPLY = auto()
@@ -176,6 +177,7 @@ class NewServerAction(Action):
 _N, _NE, _NA = NewServer, NewServerEvent, NewServerAction
 NEW_SERVER: Table = {
     (_N.LISTEN, _NE.MIGRATE_SYN): ((_NA.SEND_STATE_REQUEST, _NA.START_TIMERS), _N.REQUESTED),
+    (_N.LISTEN, _NE.NO_APPLICATION): ((_NA.SEND_REJECT,), _N.FAILED),
     (_N.REQUESTED, _NE.MIGRATE_SYN): ((), _N.REQUESTED),
     (_N.REQUESTED, _NE.RETRY): ((_NA.SEND_STATE_REQUEST,), _N.REQUESTED),
     (_N.REQUESTED, _NE.GIVE_UP): ((_NA.STOP_TIMERS, _NA.SEND_REJECT), _N.FAILED),
@@ -203,7 +205,9 @@ NEW_SERVER: Table = {
     (_N.FAILED, _NE.ACK3): ((), _N.FAILED),
 }
 
-LOCAL_EVENTS = frozenset({_CE.MIGRATE, _CE.RETRY, _CE.GIVE_UP, _CE.COMMITTED, _CE.KEPT, _NE.RETRY, _NE.GIVE_UP})
+LOCAL_EVENTS: frozenset[Event] = frozenset(
+    {_CE.MIGRATE, _CE.RETRY, _CE.GIVE_UP, _CE.COMMITTED, _CE.KEPT, _NE.RETRY, _NE.GIVE_UP, _NE.NO_APPLICATION}
+)
 """Events that this side makes itself; all others come from outside."""
 
 

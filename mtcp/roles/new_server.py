@@ -16,6 +16,9 @@ from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Reject, is_authe
 class NewServerPort(Protocol):
     """What the new server's role needs of its host."""
 
+    def has_application(self) -> bool:
+        """Whether an application is there to take the connection."""
+
     def send_frame(self, server: Endpoint, frame: Frame) -> bool:
         """To the agent of `server`; False when there is no control connection to it."""
 
@@ -51,7 +54,11 @@ class NewServerRole(Machine):
 
     def on_migrate_syn(self, now: float) -> None:
         """The client's SYN, or a repetition of it."""
-        self.fire(NewServerEvent.MIGRATE_SYN, now)
+        if self.state is NewServer.LISTEN and not self._port.has_application():
+            self._reason = Reason.NO_APPLICATION
+            self.fire(NewServerEvent.NO_APPLICATION, now)
+        else:
+            self.fire(NewServerEvent.MIGRATE_SYN, now)
 
     def on_frame(self, frame: StateReplyFrame | StateReject | DoneAck, now: float) -> None:
         """An answer of the old server's agent."""

@@ -320,3 +320,22 @@ def decode(data: bytes) -> AnyOption:
     except ValueError as e:
         raise RemoteProtocolError(f"M-TCP option of unknown subtype {what >> 4}; dropped") from e
     return parse(Flags(flags & 1), data[_HEAD.size : length])
+
+
+def find(tcp_options: bytes) -> AnyOption | None:
+    """Our option among all the options of a TCP header; None when it is absent or not understood."""
+    at = 0
+    while at < len(tcp_options):
+        kind = tcp_options[at]
+        if kind == 0:
+            return None
+        length = 1 if kind == 1 else tcp_options[at + 1] if at + 1 < len(tcp_options) else 0
+        if length < 1 or (kind != 1 and length < 2):
+            return None
+        if kind == KIND:
+            try:
+                return decode(tcp_options[at : at + length])
+            except RemoteProtocolError:
+                pass
+        at += length
+    return None

@@ -1,0 +1,235 @@
+"""The agent's client side: connections that this host's applications have opened, and the mapping that moves them."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from mtcp.address import Endpoint, FourTuple
+from mtcp.agent.events import EventLog
+from mtcp.errors import LocalProtocolError, MtcpError, RemoteProtocolError
+from mtcp.linux.datapath import Datapath, Entry, Event, EventKind
+from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
+from mtcp.roles.client import ClientRole, Mark
+from mtcp.roles.server_list import KnownServers
+from mtcp.states import Client
+from mtcp.wire.options import AddServers, AnyOption, Migrate
+
+log = logging.getLogger(__name__)
+TIME_WAIT = 60.0
+"""Seconds for which a moved connection's mapping outlives its socket, for late segments (TCP_TIMEWAIT_LEN)."""
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Move:
+    """An attempt under way, and who wants to know how it ends."""
+
+    decided_ns: int
+    source: Endpoint
+    report: Report
+
+
+class ClientConnection:
+    """One connection at the client; the port of its role."""
+
+    def __init__(self, entry: Entry, side: ClientSide) -> None:
+        self.index = entry.index
+        self.four_tuple = entry.four_tuple
+        self.known = KnownServers(entry.key)
+        self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
+        self.role.attempt = entry.attempt
+        self.remove_at: float | None = None
+        self._side = side
+        self._move: Move | None = None
+        self._window = entry.window
+
+    def migrate(self, server: Endpoint, report: Report) -> None:
+        """Start a move; LocalProtocolError when that cannot be now."""
+        source = self.role.current
+        if self.role.state is not Client.TRACKED:
+            raise LocalProtocolError(f"a move of {self.four_tuple} is under way already; wait for its end")
+        self._move = Move(time.monotonic_ns(), source, report)
+        self._side.register(self, server)
+        self.role.migrate(server, time.monotonic())
+
+    # -- ClientPort
+
+    def begin_mapping(self, server: Endpoint) -> Mark:
+        try:
+            entry = self._side.datapath.begin(self._side.datapath.entry(self.index), server)
+        except ValueError as e:
+            raise LocalProtocolError(str(e)) from e
+        self._window = entry.window
+        return Mark(entry.rcv_nxt, entry.attempt)
+
+    def abort_mapping(self) -> bool:
+        return self._side.datapath.abort(self._side.datapath.entry(self.index))
+
+    def send(self, server: Endpoint, option: AnyOption) -> None:
+        entry = self._side.datapath.entry(self.index)
+        flags = TcpFlags.SYN if isinstance(option, Migrate) else TcpFlags.ACK
+        ack = 0 if flags is TcpFlags.SYN else entry.rcv_nxt
+        four_tuple = FourTuple(self.four_tuple.local, server)
+        self._side.send(Segment(four_tuple, entry.snd_nxt, ack, flags, self._window, option))
+        if isinstance(option, Migrate):
+            self._side.events.emit("migrate_sent", connection=self.four_tuple.local, attempt=option.attempt, to=server)
+
+    def report(self, moved: bool, server: Endpoint, reason: str) -> None:
+        move, self._move = self._move, None
+        if move is None:
+            return
+        committed_ns = self._side.datapath.entry(self.index).committed_at_ns if moved else 0
+        outcome = {
+            "outcome": "moved" if moved else "kept",
+            "reason": reason,
+            "connection": str(self.four_tuple.local),
+            "attempt": self.role.attempt,
+            "from": str(move.source),
+            "to": str(server),
+            "decided_ns": move.decided_ns,
+            "committed_ns": committed_ns,
+        }
+        self._side.events.emit("migration", **outcome)
+        move.report(outcome)
+
+
+class ClientSide:
+    """All of this host's connections to migratable servers."""
+
+    def __init__(self, datapath: Datapath, segments: ControlSegments, events: EventLog) -> None:
+        self.datapath = datapath
+        self.events = events
+        self._segments = segments
+        self._by_index: dict[int, ClientConnection] = {}
+        self._by_ends: dict[tuple[Endpoint, Endpoint], ClientConnection] = {}
+        for entry in datapath.entries():
+            self._add(entry)
+
+    def connections(self) -> list[ClientConnection]:
+        """Those whose sockets are open."""
+        return [c for c in self._by_index.values() if c.role.state is not Client.GONE]
+
+    def register(self, connection: ClientConnection, server: Endpoint) -> None:
+        """Segments of `server` to this client's end belong to `connection` from now on."""
+        ends = connection.four_tuple.local, server
+        if self._by_ends.setdefault(ends, connection) is not connection:
+            other = self._by_ends[ends]
+            if other.role.state is not Client.GONE:
+                raise LocalProtocolError(f"this client has another connection {other.four_tuple} from the same port")
+            self._by_ends[ends] = connection
+
+    def send(self, segment: Segment) -> None:
+        try:
+            self._segments.send(segment)
+        except OSError as e:
+            log.warning("cannot send to %s: %s", segment.four_tuple.remote, e.strerror)
+
+    def on_datapath(self) -> None:
+        """The mapping has events."""
+        now = time.monotonic()
+        for event in self.datapath.events():
+            try:
+                self._on_event(event, now)
+            except RemoteProtocolError as error:
+                log.info("%s of entry %d: %s", event.kind.name, event.index, error)
+
+    def _on_event(self, event: Event, now: float) -> None:
+        if event.kind is EventKind.ESTABLISHED:
+            self._add(self.datapath.entry(event.index))
+            return
+        connection = self._by_index.get(event.index)
+        if connection is None or connection.role.state is Client.GONE:
+            return
+        if event.kind is EventKind.COMMITTED:
+            connection.role.committed(now)
+        elif event.kind is EventKind.CLOSED:
+            moved = self.datapath.entry(event.index).committed_at_ns != 0
+            connection.remove_at = now + TIME_WAIT if moved else now
+            self.events.emit("closed", connection=connection.four_tuple.local)
+            connection.role.closed(now)
+
+    def _add(self, entry: Entry) -> None:
+        connection = ClientConnection(entry, self)
+        self._by_index[entry.index] = connection
+        for server in (entry.four_tuple.remote, entry.current):
+            self._by_ends[entry.four_tuple.local, server] = connection
+        self.events.emit("established", connection=entry.four_tuple.local, server=entry.four_tuple.remote)
+
+    def on_segment(self, segment: Segment, now: float) -> bool:
+        """Take a control segment that is for one of our connections; False when it is not."""
+        local, server = segment.four_tuple
+        connection = self._by_ends.get((local, server))
+        if connection is None:
+            return False
+        option = segment.option
+        if isinstance(option, AddServers):
+            answer = connection.known.add(option, server)
+            if answer is not None:
+                connection.send(server, answer)
+        elif option is not None:
+            connection.role.on_option(server, option, now)
+        return True
+
+    def on_timer(self, now: float) -> None:
+        """Repeat what is due, and drop the mappings of connections that are gone for good."""
+        for connection in list(self._by_index.values()):
+            connection.role.on_timer(now)
+            if connection.remove_at is not None and now >= connection.remove_at:
+                self._remove(connection)
+
+    def _remove(self, connection: ClientConnection) -> None:
+        self.datapath.remove(self.datapath.entry(connection.index))
+        del self._by_index[connection.index]
+        for ends in [ends for ends, c in self._by_ends.items() if c is connection]:
+            del self._by_ends[ends]
+
+    def deadlines(self) -> Iterator[float]:
+        """When roles want to be woken."""
+        for connection in self._by_index.values():
+            if connection.role.deadline is not None:
+                yield connection.role.deadline
+
+    # -- commands
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For `mtcp ls`."""
+        return [
+            {
+                "role": "client",
+                "connection": str(c.four_tuple.local),
+                "server": str(c.four_tuple.remote),
+                "current": str(c.role.current),
+                "state": c.role.state.name,
+                "moves": c.role.attempt,
+                "others": [str(s) for s in c.known.servers if s != c.role.current],
+            }
+            for c in self.connections()
+        ]
+
+    def migrate(self, connection: str | None, to: str, report: Report) -> None:
+        """`mtcp migrate`: find the connection and the server, start; MtcpError says what was not found."""
+        chosen = self._choose(connection)
+        offered = [s for s in chosen.known.servers if s.ip == to]
+        if not offered and to == chosen.role.current.ip:
+            raise MtcpError(f"{chosen.four_tuple.local} is on {to} already; name another server")
+        if not offered:
+            names = ", ".join(s.ip for s in chosen.known.servers) or "no other"
+            raise MtcpError(f"{to} is not a server of this connection's pool; it has offered {names}")
+        chosen.migrate(offered[0], report)
+
+    def _choose(self, wanted: str | None) -> ClientConnection:
+        open_ = self.connections()
+        if wanted is not None:
+            found = [c for c in open_ if wanted in (str(c.four_tuple.local), str(c.four_tuple.local.port))]
+            if len(found) != 1:
+                raise MtcpError(f"no migratable connection {wanted!r} here; `mtcp ls` lists them")
+            return found[0]
+        if len(open_) != 1:
+            count = "none" if not open_ else f"{len(open_)}: name one by its port"
+            raise MtcpError(f"which connection? This host has {count}; `mtcp ls` lists them")
+        return open_[0]

@@ -1,0 +1,180 @@
+"""The agent's process: one event loop around the client side, the server side and the local socket."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import signal
+import time
+from collections.abc import Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from mtcp.address import Endpoint, FourTuple
+from mtcp.agent.client import ClientSide
+from mtcp.agent.events import EventLog
+from mtcp.agent.local import Channel, LocalSocket, Message
+from mtcp.agent.server import ServerSide
+from mtcp.errors import MtcpError, RemoteProtocolError
+from mtcp.linux.datapath import Datapath
+from mtcp.linux.segments import ControlSegments
+from mtcp.linux.tcp_repair import check_support
+from mtcp.pool import Pool
+
+log = logging.getLogger(__name__)
+TICK = 0.1
+"""Seconds between looks at what has no deadline of its own."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What `mtcp agent` was told."""
+
+    name: str
+    cgroup: Path
+    interfaces: Sequence[str]
+    pool: Pool | None = None
+    pin: Path | None = None
+    events: Path | None = None
+
+
+class Agent:
+    """One host's agent."""
+
+    def __init__(self, settings: Settings, stack: ExitStack) -> None:
+        """Attach to the host; MtcpError (or a subclass) says what is missing. `stack` undoes it."""
+        check_support()
+        self._settings = settings
+        self._events = EventLog(settings.events)
+        stack.callback(self._events.close)
+        self._local = LocalSocket(self)
+        stack.callback(self._local.close)
+        self._datapath = Datapath.attach(settings.cgroup, settings.interfaces, settings.pin)
+        stack.callback(self._datapath.close)
+        self._segments = ControlSegments()
+        stack.callback(self._segments.close)
+        self._client = ClientSide(self._datapath, self._segments, self._events)
+        self._server: ServerSide | None = None
+        if settings.pool is not None and settings.name in settings.pool.servers:
+            own = settings.pool.named(settings.name)
+            self._server = ServerSide(settings.pool, own, self._datapath, self._segments, self._events)
+        self._timer: asyncio.TimerHandle | None = None
+
+    async def run(self) -> None:
+        """Serve until SIGINT or SIGTERM."""
+        loop = asyncio.get_running_loop()
+        stop = asyncio.Event()
+        for number in (signal.SIGINT, signal.SIGTERM):
+            loop.add_signal_handler(number, stop.set)
+        loop.add_reader(self._datapath.fileno(), self._client.on_datapath)
+        loop.add_reader(self._segments.fileno(), self._on_segments)
+        if self._server is not None:
+            try:
+                await self._server.control.start()
+            except OSError as e:
+                raise MtcpError(f"cannot listen on the control address: {e.strerror}; is another agent there?") from e
+        self._on_timer()
+        # What was made so far lives as long as the agent; a collection in the middle of a move would cost milliseconds.
+        gc.freeze()
+        print("ready", flush=True)
+        await stop.wait()
+        if self._server is not None:
+            await self._server.control.stop()
+
+    def _on_segments(self) -> None:
+        # A connection's first control segment may overtake the event that announces the connection.
+        self._client.on_datapath()
+        now = time.monotonic()
+        for segment in self._segments.receive():
+            if isinstance(segment, RemoteProtocolError):
+                log.warning("%s", segment)
+                continue
+            try:
+                if not self._client.on_segment(segment, now) and self._server is not None:
+                    self._server.on_segment(segment, now)
+            except RemoteProtocolError as error:
+                log.warning("%s", error)
+        self._reschedule()
+
+    def _on_timer(self) -> None:
+        now = time.monotonic()
+        try:
+            self._client.on_timer(now)
+            if self._server is not None:
+                self._server.on_timer(now)
+        except MtcpError as error:
+            log.warning("%s", error)
+        self._events.flush()
+        self._reschedule()
+
+    def _reschedule(self) -> None:
+        loop = asyncio.get_running_loop()
+        now = time.monotonic()
+        deadlines = [now + TICK, *self._client.deadlines()]
+        if self._server is not None:
+            deadlines += self._server.deadlines()
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = loop.call_later(max(0.001, min(deadlines) - now), self._on_timer)
+
+    # -- the local socket
+
+    def on_channel_closed(self, channel: Channel) -> None:
+        if self._server is not None:
+            self._server.on_channel_closed(channel)
+
+    def on_message(self, channel: Channel, message: Message, fds: list[int]) -> None:
+        match message["op"]:
+            case "attach":
+                self._as_server().attach(channel, fds)
+            case "detach":
+                ends = (Endpoint(*message["local"]), Endpoint(*message["remote"]))
+                self._as_server().detach(channel, FourTuple(*ends))
+            case "listen":
+                self._as_server().listen(channel, int(message["port"]))
+                channel.send({"ok": True})
+            case "unlisten":
+                self._as_server().unlisten(channel, int(message["port"]))
+            case "ls":
+                channel.send({"connections": self._client.rows() + (self._server.rows() if self._server else [])})
+            case "status":
+                channel.send(self._status())
+            case "migrate":
+                self._migrate(channel, message)
+            case other:
+                raise MtcpError(f"the agent does not know the request {other!r}")
+
+    def _as_server(self) -> ServerSide:
+        if self._server is None:
+            raise MtcpError(f"the agent of {self._settings.name} is no server of a pool; it needs --pool and --name")
+        return self._server
+
+    def _migrate(self, channel: Channel, message: Message) -> None:
+        if not channel.may_command():
+            raise MtcpError("only root and the agent's own user may move connections")
+        self._client.migrate(message.get("connection"), message["to"], lambda outcome: _answer(channel, outcome))
+        self._reschedule()
+
+    def _status(self) -> dict[str, Any]:
+        status: dict[str, Any] = {"name": self._settings.name, "interfaces": list(self._settings.interfaces)}
+        status["client_connections"] = len(self._client.connections())
+        if self._server is not None:
+            status |= self._server.status()
+        return status
+
+
+def _answer(channel: Channel, outcome: dict[str, Any]) -> None:
+    channel.send(outcome)
+
+
+def run(settings: Settings) -> None:
+    """Run the agent; MtcpError or OSError when it cannot start. Undoes what it did, but for what is pinned."""
+
+    async def main() -> None:
+        with ExitStack() as stack:
+            await Agent(settings, stack).run()
+
+    asyncio.run(main())

@@ -1,0 +1,157 @@
+"""A connection that this server has: how the agent fences, dumps, resumes and ends it."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING, Any
+
+from mtcp import seq
+from mtcp.address import Endpoint
+from mtcp.agent.control import ControlConnection
+from mtcp.agent.local import Channel
+from mtcp.capsule import Capsule, CapsuleError, Fence
+from mtcp.errors import Reason
+from mtcp.linux import tcp_repair
+from mtcp.linux.segments import Segment, TcpFlags
+from mtcp.roles.old_server import OldServerRole
+from mtcp.roles.server_list import Announcement
+from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, check_ahead, compose
+from mtcp.states import OldServer
+from mtcp.wire.frames import Frame
+from mtcp.wire.options import AnyOption
+
+if TYPE_CHECKING:
+    from mtcp.agent.server import ServerSide
+
+log = logging.getLogger(__name__)
+TOMBSTONE = 60.0
+"""Seconds for which a role that has ended answers repeated messages."""
+
+
+class ServerConnection:
+    """A connection that this server has; the port of its old-server role."""
+
+    def __init__(
+        self,
+        side: ServerSide,
+        sock: socket.socket,
+        capsule: Capsule,
+        channel: Channel | None,
+        key: bytes,
+        attempt: int,
+        moves: int,
+    ) -> None:
+        self.four_tuple = tcp_repair.four_tuple_of(sock)
+        self.role = OldServerRole(self.four_tuple, key, attempt, self)
+        self.channel = channel
+        self.ends_at: float | None = None
+        """When to forget it; None while it lives."""
+        self.orphaned_until: float | None = None
+        """When to close it, because its application died; None while that lives."""
+        self.moves = moves
+        self.announcement: Announcement | None = None
+        self._side = side
+        self._sock = sock
+        self._capsule = capsule
+        self._closed_by_application = False
+
+    def announce(self, now: float) -> None:
+        """Tell the client where else this connection may go."""
+        local = self.four_tuple.local
+        others = [Endpoint(s.service, local.port) for s in self._side.others if (":" in s.service) == (":" in local.ip)]
+        self.announcement = Announcement(self.role.key, 1, others, now)
+
+    def on_timer(self, now: float) -> None:
+        if self.orphaned_until is not None and now >= self.orphaned_until:
+            self.orphaned_until = None
+            self.application_closed(now)
+
+    def application_closed(self, now: float) -> None:
+        """The application has closed it, or the lease of its death is over."""
+        self._closed_by_application = True
+        self.role.closed(now)
+        if self.role.state is OldServer.CLOSED:
+            self.release()
+            self.ends_at = now
+
+    def release(self) -> None:
+        """Close the agent's own descriptors."""
+        self._sock.close()
+        self._capsule.close()
+
+    # -- OldServerPort
+
+    def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
+        self._capsule.fence = Fence.FENCED
+        self._side.event("fenced", self, attempt)
+        tcp_repair.freeze(self._sock)
+        try:
+            reply = self._dump(client_rcv_nxt, attempt)
+        except (CapsuleError, OSError) as error:
+            log.warning("%s cannot be dumped: %s", self.four_tuple, error)
+            raise Refused(Reason.INVALID_STATE) from error
+        self._side.event("dumped", self, attempt)
+        return reply
+
+    def _dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
+        capsule = self._capsule
+        if capsule.overflowed:
+            raise Refused(Reason.LOG_OVERFLOW)
+        transport = tcp_repair.read_transport(self._sock, self.moves + 1)
+        queues = tcp_repair.read_queues(self._sock)
+        check_ahead(client_rcv_nxt, queues.snd_nxt)
+        snapshot = capsule.snapshot()
+        write_offset = seq.unwrap(seq.add(queues.write_seq, -capsule.snd_origin), capsule.write_offset)
+        copied_offset = seq.unwrap(seq.add(queues.copied_seq, -capsule.rcv_origin), capsule.read_offset)
+        outq = seq.diff(queues.write_seq, queues.snd_una)
+        needs_send_queue = snapshot.snd_offset > write_offset - outq
+        application = ApplicationSnapshot(
+            snapshot.state,
+            seq.add(capsule.rcv_origin, snapshot.rcv_offset),
+            seq.add(capsule.snd_origin, snapshot.snd_offset),
+        )
+        kernel = KernelQueues(
+            queues.snd_una,
+            queues.snd_nxt,
+            queues.write_seq,
+            tcp_repair.read_send_queue(self._sock, outq) if needs_send_queue else b"",
+            queues.rcv_nxt,
+            queues.copied_seq,
+            queues.rcvq,
+            write_offset,
+            snapshot.snd_offset,
+        )
+        read_log = capsule.read_log(snapshot.rcv_offset, copied_offset)
+        options = tcp_repair.read_socket_options(self._sock)
+        return compose(client_rcv_nxt, application, kernel, read_log, transport, options, self.role.key, attempt)
+
+    def resume(self) -> None:
+        tcp_repair.thaw(self._sock)
+        self._capsule.fence = Fence.OPEN
+        self._side.event("resumed", self, self.role.attempt)
+        if self._closed_by_application:
+            self.application_closed(time.monotonic())
+
+    def close_silently(self) -> None:
+        self._capsule.fence = Fence.MIGRATED
+        tcp_repair.destroy(self._sock)
+        self.release()
+        self.announcement = None
+        self.ends_at = time.monotonic() + TOMBSTONE
+        self._side.event("left", self, self.role.attempt)
+
+    def withdraw(self) -> None:
+        """Destroy a connection that was taken and that the client never committed to."""
+        tcp_repair.freeze(self._sock)
+        self.close_silently()
+
+    def send_frame(self, peer: Any, frame: Frame) -> None:
+        if isinstance(peer, ControlConnection):
+            peer.send(frame)
+        self._side.event(f"{frame.type.name.lower()}_sent", self, self.role.attempt)
+
+    def send(self, option: AnyOption) -> None:
+        # The kernel's numbers are not to be had without repair mode, and nobody reads them in a control segment.
+        self._side.send(Segment(self.four_tuple, 0, 0, TcpFlags.ACK, 0, option))

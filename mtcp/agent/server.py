@@ -1,0 +1,240 @@
+"""The agent's server side: this host's applications, and the connections that they give away and take."""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+import time
+from collections.abc import Iterator
+from typing import Any
+
+from mtcp.address import Endpoint, FourTuple
+from mtcp.agent.control import ControlConnection, ControlNetwork
+from mtcp.agent.events import EventLog
+from mtcp.agent.holding import ServerConnection
+from mtcp.agent.local import Channel
+from mtcp.agent.taking import Taking
+from mtcp.capsule import Capsule, CapsuleError
+from mtcp.errors import MtcpError, NotMigratable, Reason, RemoteProtocolError
+from mtcp.linux import tcp_repair
+from mtcp.linux.datapath import Datapath
+from mtcp.linux.segments import ControlSegments, Segment
+from mtcp.pool import Pool, Server
+from mtcp.states import NewServer, OldServer
+from mtcp.wire.frames import Done, Frame, StateReject, StateRequest
+from mtcp.wire.options import Ack3, AddServersAck, AnyOption, Migrate
+
+log = logging.getLogger(__name__)
+ORPHAN_LEASE = 60.0
+"""Seconds for which the agent keeps a connection whose application died, so that it may still move away."""
+
+
+class ServerSide:
+    """Everything that this host does as a server of a pool."""
+
+    def __init__(
+        self, pool: Pool, own: Server, datapath: Datapath, segments: ControlSegments, events: EventLog
+    ) -> None:
+        self._own = own
+        self.others = pool.others(own.name)
+        self.control = ControlNetwork(own, self.others, self._on_frame)
+        self._datapath = datapath
+        self._segments = segments
+        self._events = events
+        self._listeners: dict[int, list[Channel]] = {}
+        self._connections: dict[FourTuple, ServerConnection] = {}
+        self._takings: dict[FourTuple, Taking] = {}
+
+    # -- for ServerConnection and Taking
+
+    def send(self, segment: Segment) -> None:
+        try:
+            self._segments.send(segment)
+        except OSError as e:
+            log.warning("cannot send to %s: %s", segment.four_tuple.remote, e.strerror)
+
+    def event(self, name: str, subject: ServerConnection | Taking, attempt: int) -> None:
+        self._events.emit(name, connection=subject.four_tuple.remote, attempt=attempt)
+
+    def application_for(self, port: int) -> Channel | None:
+        """A process that listens on `port`; when several do, each in its turn."""
+        channels = self._listeners.get(port)
+        if not channels:
+            return None
+        channels.append(channels.pop(0))
+        return channels[-1]
+
+    def add(self, connection: ServerConnection) -> None:
+        self._connections[connection.four_tuple] = connection
+
+    # -- applications
+
+    def listen(self, channel: Channel, port: int) -> None:
+        """`channel` is about to listen on `port`."""
+        self._datapath.listen(port)
+        self._listeners.setdefault(port, []).append(channel)
+
+    def unlisten(self, channel: Channel, port: int) -> None:
+        channels = self._listeners.get(port, [])
+        if channel in channels:
+            channels.remove(channel)
+        if not channels:
+            self._listeners.pop(port, None)
+            self._datapath.unlisten(port)
+
+    def attach(self, channel: Channel, fds: list[int]) -> None:
+        """`channel` has accepted a connection: its socket and capsule. NotMigratable says why it stays plain TCP."""
+        if len(fds) != 2:
+            raise MtcpError("attach needs two descriptors: the socket and the capsule")
+        sock, capsule = socket.socket(fileno=fds[0]), None
+        try:
+            # Opened anew: a lock belongs to an open file description, and the application has its own.
+            capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
+            four_tuple = tcp_repair.four_tuple_of(sock)
+            accepted = self._datapath.accepted(four_tuple)
+            if accepted is None:
+                raise NotMigratable(f"{four_tuple}: its client did not ask for M-TCP")
+        except (CapsuleError, OSError, MtcpError) as error:
+            sock.close()
+            if capsule is not None:
+                capsule.close()
+            raise error if isinstance(error, MtcpError) else NotMigratable(str(error)) from error
+        finally:
+            os.close(fds[1])
+        self._datapath.forget(four_tuple)
+        capsule.rcv_origin, capsule.snd_origin = accepted.rcv_nxt, accepted.snd_nxt
+        connection = ServerConnection(self, sock, capsule, channel, accepted.key, 0, 0)
+        self.add(connection)
+        connection.announce(time.monotonic())
+        self.event("attached", connection, 0)
+
+    def detach(self, channel: Channel, four_tuple: FourTuple) -> None:
+        """The application of `channel` has closed the connection."""
+        connection = self._connections.get(four_tuple)
+        if connection is not None and connection.channel is channel and connection.ends_at is None:
+            connection.application_closed(time.monotonic())
+
+    def on_channel_closed(self, channel: Channel) -> None:
+        """A process has ended; what it did not close stays for a while, and may move."""
+        for port in [port for port, channels in self._listeners.items() if channel in channels]:
+            self.unlisten(channel, port)
+        for connection in self._connections.values():
+            if connection.channel is channel:
+                connection.channel = None
+                if connection.ends_at is None:
+                    connection.orphaned_until = time.monotonic() + ORPHAN_LEASE
+
+    # -- the network
+
+    def on_segment(self, segment: Segment, now: float) -> None:
+        """A control segment for a server."""
+        option = segment.option
+        match option:
+            case Migrate():
+                self._on_migrate(segment, option, now)
+            case Ack3():
+                taking = self._takings.get(segment.four_tuple)
+                if taking is not None:
+                    taking.role.on_ack3(option, now)
+            case AddServersAck():
+                connection = self._connections.get(segment.four_tuple)
+                if connection is not None and connection.announcement is not None:
+                    connection.announcement.confirm(option)
+            case None:
+                pass
+            case _:
+                self._on_option(segment.four_tuple, option, now)
+
+    def _on_option(self, four_tuple: FourTuple, option: AnyOption, now: float) -> None:
+        connection = self._connections.get(four_tuple)
+        if connection is None:
+            raise RemoteProtocolError(f"{option.subtype.name} for {four_tuple}, which is not here; dropped")
+        connection.role.on_option(option, now)
+
+    def _on_migrate(self, segment: Segment, migrate: Migrate, now: float) -> None:
+        taking = self._takings.get(segment.four_tuple)
+        if taking is None or taking.role.attempt < migrate.attempt:
+            taking = self._takings[segment.four_tuple] = Taking(self, segment, migrate)
+            self.event("migrate_received", taking, migrate.attempt)
+        if taking.role.attempt == migrate.attempt:
+            taking.role.on_migrate_syn(now)
+
+    def _on_frame(self, frame: Frame, peer: ControlConnection) -> None:
+        now = time.monotonic()
+        try:
+            match frame:
+                case StateRequest():
+                    self._on_request(frame, peer, now)
+                case Done():
+                    connection = self._connections.get(frame.old)
+                    if connection is not None:
+                        connection.role.on_done(frame, peer, now)
+                case _:
+                    taking = self._takings.get(self._as_taken(frame.old))
+                    if taking is not None:
+                        taking.role.on_frame(frame, now)
+        except RemoteProtocolError as error:
+            log.warning("%s from %s: %s", frame.type.name, peer.name, error)
+
+    def _as_taken(self, old: FourTuple) -> FourTuple:
+        """The connection `old` of another server, as it is called once it is here."""
+        return FourTuple(Endpoint(self._own.service, old.local.port), old.remote)
+
+    def _on_request(self, request: StateRequest, peer: ControlConnection, now: float) -> None:
+        connection = self._connections.get(request.old)
+        if connection is None:
+            peer.send(StateReject(request.old, request.attempt, Reason.UNKNOWN_CONNECTION))
+            return
+        self.event("request_received", connection, request.attempt)
+        connection.role.on_request(request, peer, now)
+
+    # -- time
+
+    def on_timer(self, now: float) -> None:
+        """Repeat what is due, forget what is over."""
+        for taking in list(self._takings.values()):
+            taking.poll(now)
+            taking.role.on_timer(now)
+            if now >= taking.ends_at and taking.role.state in (NewServer.OWNED, NewServer.FAILED):
+                del self._takings[taking.four_tuple]
+        for connection in list(self._connections.values()):
+            if connection.announcement is not None:
+                for segment in connection.announcement.due(now):
+                    connection.send(segment)
+            connection.on_timer(now)
+            if connection.ends_at is not None and now >= connection.ends_at:
+                del self._connections[connection.four_tuple]
+        self._datapath.refill_keys()
+
+    def deadlines(self) -> Iterator[float]:
+        """When somebody wants to be woken."""
+        for taking in self._takings.values():
+            if taking.role.deadline is not None:
+                yield taking.role.deadline
+        for connection in self._connections.values():
+            if connection.announcement is not None and connection.announcement.deadline is not None:
+                yield connection.announcement.deadline
+
+    # -- commands
+
+    def rows(self) -> list[dict[str, Any]]:
+        """For `mtcp ls`."""
+        return [
+            {
+                "role": "server",
+                "connection": str(c.four_tuple.remote),
+                "server": str(c.four_tuple.local),
+                "state": c.role.state.name,
+                "moves": c.moves,
+                "application": c.channel.pid if c.channel else None,
+            }
+            for c in self._connections.values()
+            if c.role.state in (OldServer.ESTABLISHED, OldServer.FENCED)
+        ]
+
+    def status(self) -> dict[str, Any]:
+        return {
+            "listeners": {str(port): [c.pid for c in channels] for port, channels in self._listeners.items()},
+            "control": self.control.status(),
+        }

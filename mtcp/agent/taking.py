@@ -1,0 +1,103 @@
+"""An attempt to take a connection from another server: how the agent restores it and hands it to an application."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import time
+from typing import TYPE_CHECKING
+
+from mtcp import seq
+from mtcp.address import Endpoint
+from mtcp.agent.holding import TOMBSTONE, ServerConnection
+from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Snapshot
+from mtcp.linux import tcp_repair
+from mtcp.linux.segments import Segment, TcpFlags
+from mtcp.roles.new_server import NewServerRole
+from mtcp.snapshot import StateReply
+from mtcp.states import NewServer
+from mtcp.wire.frames import Done, Frame
+from mtcp.wire.options import Accept, AnyOption, Migrate
+
+if TYPE_CHECKING:
+    from mtcp.agent.server import ServerSide
+
+log = logging.getLogger(__name__)
+
+
+class Taking:
+    """One attempt to take a connection; the port of its new-server role."""
+
+    def __init__(self, side: ServerSide, syn: Segment, migrate: Migrate) -> None:
+        self.four_tuple = syn.four_tuple
+        self.role = NewServerRole(syn.four_tuple, migrate, syn.window, self)
+        self.ends_at = time.monotonic() + TOMBSTONE
+        self._side = side
+        self._syn_seq = syn.seq
+        self._sock: socket.socket | None = None
+        self._capsule: Capsule | None = None
+        self._connection: ServerConnection | None = None
+
+    def poll(self, now: float) -> None:
+        """Has the client's kernel been heard, although its ACK3 has not?"""
+        if self.role.state is NewServer.RESTORED and self._sock is not None and tcp_repair.heard_from_peer(self._sock):
+            self.role.on_traffic(now)
+
+    def has_application(self) -> bool:
+        return self._side.application_for(self.four_tuple.local.port) is not None
+
+    def send_frame(self, server: Endpoint, frame: Frame) -> bool:
+        self._side.event(f"{frame.type.name.lower()}_sent", self, self.role.attempt)
+        if isinstance(frame, Done) and self._connection is not None:
+            self._connection.announce(time.monotonic())
+        connection = self._side.control.to(server)
+        return connection is not None and connection.send(frame)
+
+    def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
+        self._side.event("reply_received", self, self.role.attempt)
+        self._sock = tcp_repair.restore(reply, self.four_tuple, client_rcv_nxt, client_window)
+        self._capsule = _capsule_of(reply)
+        self._side.event("restored", self, self.role.attempt)
+
+    def send(self, option: AnyOption) -> None:
+        reply = self.role.reply
+        if not isinstance(option, Accept) or reply is None:
+            self._side.send(Segment(self.four_tuple, 0, seq.add(self._syn_seq, 1), TcpFlags.ACK, 0, option))
+            return
+        seq_, ack, window = tcp_repair.advertised(reply)
+        syn_ack = TcpFlags.SYN | TcpFlags.ACK
+        self._side.send(Segment(self.four_tuple, seq.add(seq_, -1), ack, syn_ack, window, option))
+        self._side.event("accept_sent", self, self.role.attempt)
+        if self._connection is None:
+            self._hand_over(reply)
+        # The kernel's own first segment is a probe whose acknowledgement the client's kernel ignores; this one counts.
+        self._side.send(Segment(self.four_tuple, seq_, ack, TcpFlags.ACK, window))
+
+    def _hand_over(self, reply: StateReply) -> None:
+        assert self._sock is not None and self._capsule is not None
+        tcp_repair.go(self._sock, reply.write_buffer)
+        channel = self._side.application_for(self.four_tuple.local.port)
+        moves = reply.tcp_snapshot.t_state_transitions
+        self._connection = ServerConnection(
+            self._side, self._sock.dup(), self._capsule, channel, reply.key, reply.attempt, moves
+        )
+        self._side.add(self._connection)
+        message = {"op": "import", "local": self.four_tuple.local, "remote": self.four_tuple.remote}
+        if channel is None or not channel.send(message, [self._sock.fileno(), self._capsule.fd]):
+            log.warning("%s has moved here, and its application has gone", self.four_tuple)
+        self._side.event("delivered", self, reply.attempt)
+
+    def discard(self) -> None:
+        if self._connection is not None:
+            self._connection.withdraw()
+
+
+def _capsule_of(reply: StateReply) -> Capsule:
+    """A capsule whose streams start at the snapshot: offset 0 is rcv_seq_snapshot and snd_seq_snapshot."""
+    size = max(STATE_MAX, len(reply.application_state))
+    log_size = max(LOG_SIZE, len(reply.read_buffer))
+    capsule = Capsule.create(log_size, size)
+    capsule.rcv_origin, capsule.snd_origin = reply.rcv_seq_snapshot, reply.snd_seq_snapshot
+    capsule.write_offset = capsule.swallow = reply.snd_bytes_discard
+    capsule.put_snapshot(Snapshot(reply.application_state, 0, 0))
+    return capsule

@@ -1,0 +1,151 @@
+"""`mtcp agent | ls | migrate | status`."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import socket
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mtcp.agent import local
+from mtcp.errors import MtcpError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command; errors are one line on stderr and exit status 1 (2 for bad usage)."""
+    options = _parser().parse_args(arguments)
+    try:
+        status: int = options.run(options)
+        return status
+    except MtcpError as error:
+        return _fail(str(error))
+    except PermissionError as error:
+        return _fail(f"{error.strerror or error}: run as root")
+    except OSError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+
+
+def _fail(reason: str) -> int:
+    print(f"mtcp: {reason}", file=sys.stderr)
+    return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="mtcp", description="Migratory TCP: move the server end of live connections.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    agent = commands.add_parser("agent", help="run this host's agent (as root)")
+    agent.add_argument("--name", required=True, help="this host's name; a server's is one of the pool's")
+    agent.add_argument("--pool", type=Path, help="the pool file, on servers")
+    agent.add_argument("--cgroup", type=Path, help="cgroup v2 directory of this host's processes (default: the root)")
+    agent.add_argument("--interface", action="append", default=[], help="interface to attach to; may be repeated")
+    agent.add_argument("--pin", type=Path, help="bpffs directory in which the mapping outlives the agent")
+    agent.add_argument("--events", type=Path, help="write events to this file, as JSON lines")
+    agent.set_defaults(run=_agent)
+
+    ls = commands.add_parser("ls", help="list this host's migratable connections")
+    ls.add_argument("--json", action="store_true")
+    ls.set_defaults(run=_ls)
+
+    migrate = commands.add_parser("migrate", help="move a connection of this host to another server")
+    migrate.add_argument("connection", nargs="?", help="its local port or address:port; needless when there is one")
+    migrate.add_argument("--to", required=True, metavar="SERVER", help="the new server's name or address")
+    migrate.add_argument("--json", action="store_true")
+    migrate.set_defaults(run=_migrate)
+
+    status = commands.add_parser("status", help="what this host's agent does")
+    status.add_argument("--json", action="store_true")
+    status.set_defaults(run=_status)
+    return parser
+
+
+def _agent(options: argparse.Namespace) -> int:
+    from mtcp.agent.daemon import Settings, run  # the only command that needs the engine
+    from mtcp.linux.host import cgroup2_root, interfaces
+    from mtcp.pool import Pool
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    pool = Pool.load(options.pool) if options.pool else None
+    if pool is not None:
+        pool.named(options.name)
+    settings = Settings(
+        name=options.name,
+        cgroup=options.cgroup or cgroup2_root(),
+        interfaces=options.interface or interfaces(),
+        pool=pool,
+        pin=options.pin,
+        events=options.events,
+    )
+    run(settings)
+    return 0
+
+
+def _ls(options: argparse.Namespace) -> int:
+    rows = local.request({"op": "ls"})["connections"]
+    if options.json:
+        print(json.dumps(rows))
+    elif not rows:
+        print("no migratable connections")
+    else:
+        _table(
+            ["connection", "server", "now on", "state", "moves", "may go to"],
+            [
+                [r["connection"], r["server"], r.get("current", "here"), r["state"], r["moves"], " ".join(r.get("others", []))]
+                for r in rows
+            ],
+        )
+    return 0
+
+
+def _migrate(options: argparse.Namespace) -> int:
+    try:
+        address = socket.getaddrinfo(options.to, None, type=socket.SOCK_STREAM)[0][4][0]
+    except OSError:
+        raise MtcpError(f"unknown server {options.to!r}: no such name or address on this host") from None
+    outcome = local.request({"op": "migrate", "connection": options.connection, "to": address})
+    moved = outcome["outcome"] == "moved"
+    if options.json:
+        print(json.dumps(outcome))
+    elif moved:
+        ms = (outcome["committed_ns"] - outcome["decided_ns"]) / 1e6
+        print(f"{outcome['connection']} moved from {outcome['from']} to {outcome['to']} in {ms:.2f} ms")
+    if not moved:
+        raise MtcpError(f"{outcome['connection']} stays on {outcome['from']}: {outcome['reason']}")
+    return 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    status = local.request({"op": "status"})
+    if options.json:
+        print(json.dumps(status))
+        return 0
+    for key, value in status.items():
+        print(f"{key.replace('_', ' ')}: {_plain(value)}")
+    return 0
+
+
+def _plain(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{k} {_plain(v)}" for k, v in value.items()) or "none"
+    if isinstance(value, bool):
+        return "connected" if value else "not reached"
+    if isinstance(value, list):
+        return " ".join(map(str, value)) or "none"
+    return str(value)
+
+
+def _table(head: list[str], rows: list[list[Any]]) -> None:
+    cells = [head, *[[str(cell) for cell in row] for row in rows]]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(head))]
+    for row in cells:
+        print("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,65 @@
+"""The papers' "additional servers information": a server tells its client where else the connection may go."""
+
+from __future__ import annotations
+
+from mtcp.address import Endpoint
+from mtcp.errors import RemoteProtocolError
+from mtcp.roles.machine import FIRST_RETRY, LAST_RETRY
+from mtcp.wire.options import AddServers, AddServersAck, is_authentic
+
+
+class KnownServers:
+    """The client's copy of the list."""
+
+    def __init__(self, key: bytes) -> None:
+        self.servers: list[Endpoint] = []
+        self._key = key
+        self._teller: Endpoint | None = None
+        self._version = 0
+        self._parts: dict[int, tuple[Endpoint, ...]] = {}
+
+    def add(self, option: AddServers, teller: Endpoint) -> AddServersAck | None:
+        """Take one segment of `teller`; the answer to send, once the list is complete.
+
+        `teller` itself is one of the servers: the connection may return to it. RemoteProtocolError when forged.
+        """
+        if not is_authentic(option, self._key):
+            raise RemoteProtocolError(f"ADD_SERVERS from {teller} with a wrong MAC; dropped")
+        if (teller, option.version) != (self._teller, self._version):
+            self._teller, self._version, self._parts = teller, option.version, {}
+        self._parts[option.index] = option.servers
+        if len(self._parts) < option.total:
+            return None
+        listed = [server for _, part in sorted(self._parts.items()) for server in part]
+        self.servers = [*listed, teller]
+        return AddServersAck(option.version).signed(self._key)
+
+
+class Announcement:
+    """The server's side: the segments to send until the client confirms."""
+
+    ATTEMPTS = 20
+
+    def __init__(self, key: bytes, version: int, servers: list[Endpoint], now: float) -> None:
+        self.deadline: float | None = now
+        self.segments = [segment.signed(key) for segment in AddServers.split(version, servers)]
+        self._key = key
+        self._version = version
+        self._interval = FIRST_RETRY / 2
+        self._left = self.ATTEMPTS
+
+    def due(self, now: float) -> list[AddServers]:
+        """What to send now, perhaps nothing; sets the next deadline."""
+        if self.deadline is None or now < self.deadline:
+            return []
+        self._left -= 1
+        self._interval = min(2 * self._interval, LAST_RETRY)
+        self.deadline = now + self._interval if self._left else None
+        return self.segments
+
+    def confirm(self, option: AddServersAck) -> None:
+        """The client's answer; RemoteProtocolError when forged."""
+        if not is_authentic(option, self._key):
+            raise RemoteProtocolError("ADD_SERVERS_ACK with a wrong MAC; dropped")
+        if option.version == self._version:
+            self.deadline = None

@@ -1,0 +1,1 @@
+"""Server applications: what an M-TCP server looks like."""

@@ -1,0 +1,39 @@
+"""The M-TCP papers' counter: each byte received adds one, the answer is the sum.
+
+    python -m testbed.services.counter --port 7000
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import threading
+
+import mtcp
+
+
+def count(connection: mtcp.Connection) -> None:
+    """Serve one connection, from wherever it is."""
+    with connection, contextlib.suppress(ConnectionError):
+        num = 0
+        imported = connection.import_state()
+        if imported is not None and imported.state:
+            num = int(imported.state)
+            connection.sendall(b"%d\n" % num)  # the library swallows what the client has of it
+        while connection.recv(1):
+            num += 1
+            connection.export_state(b"%d" % num)
+            connection.sendall(b"%d\n" % num)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=7000)
+    with mtcp.listen(("", parser.parse_args().port)) as listener:
+        print("listening", flush=True)
+        while True:
+            threading.Thread(target=count, args=(listener.accept(),), daemon=True).start()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""An HTTP/1.1 file server whose downloads move: GET and HEAD, byte ranges, keep-alive.
+
+    python -m testbed.services.files --port 80 --directory DIR
+
+Its state is the response under way: the head, the file, the range. It is exported once per request; wherever the
+client is in that response, another instance goes on by seeking.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import json
+import re
+import sys
+import threading
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import h11
+
+import mtcp
+
+
+@dataclass(frozen=True)
+class Response:
+    """All that is needed to write the rest of a response."""
+
+    head: str
+    path: str = ""
+    """Below the served directory; empty when there is no body."""
+    first: int = 0
+    end: int = 0
+    close: bool = False
+    unread: str = ""
+    """Bytes of the next request that came with this one."""
+
+    def send(self, connection: mtcp.Connection, directory: Path) -> None:
+        """Write head and body; the library passes over what the client has already."""
+        connection.sendall(self.head.encode("latin-1"))
+        if self.path:
+            with (directory / self.path).open("rb") as file:
+                connection.sendfile(file, self.first, self.end - self.first)
+
+
+def serve(connection: mtcp.Connection, directory: Path) -> None:
+    """Serve one connection, from wherever it is, to its end."""
+    with connection, contextlib.suppress(ConnectionError, h11.RemoteProtocolError):
+        imported = connection.import_state()
+        response = None
+        if imported is not None and imported.state:
+            response = Response(**json.loads(imported.state))
+            response.send(connection, directory)
+        while response is None or not response.close:
+            response = next_response(connection, directory, response.unread if response else "")
+            if response is None:
+                return
+            connection.export_state(json.dumps(asdict(response)).encode())
+            response.send(connection, directory)
+
+
+def next_response(connection: mtcp.Connection, directory: Path, unread: str) -> Response | None:
+    """Read a request and decide on its answer; None at the end of the stream."""
+    http = h11.Connection(h11.SERVER)
+    if unread:
+        http.receive_data(unread.encode("latin-1"))
+    request = None
+    while True:
+        event = http.next_event()
+        if event is h11.NEED_DATA:
+            http.receive_data(connection.recv(1 << 16))
+        elif isinstance(event, h11.Request):
+            request = event
+        elif isinstance(event, h11.EndOfMessage) and request is not None:
+            return answer(http, request, directory)
+        elif isinstance(event, h11.ConnectionClosed):
+            return None
+
+
+def answer(http: h11.Connection, request: h11.Request, directory: Path) -> Response:
+    """The response to a request."""
+    name = unquote(urlsplit(request.target.decode("latin-1")).path).lstrip("/")
+    file = (directory / name).resolve()
+    headers = [("Accept-Ranges", "bytes"), ("Server", "mtcp-files")]
+    if request.method not in (b"GET", b"HEAD"):
+        return _finish(http, 405, [*headers, ("Allow", "GET, HEAD"), ("Content-Length", "0")])
+    if not file.is_relative_to(directory.resolve()) or not file.is_file():
+        return _finish(http, 404, [*headers, ("Content-Length", "0")])
+    size = file.stat().st_size
+    asked = next((value.decode("latin-1") for key, value in request.headers if key == b"range"), None)
+    first, end = byte_range(asked, size)
+    status = 206 if asked and (first, end) != (0, 0) else 200
+    if asked and first >= size:
+        return _finish(http, 416, [*headers, ("Content-Range", f"bytes */{size}"), ("Content-Length", "0")])
+    if status == 206:
+        headers.append(("Content-Range", f"bytes {first}-{end - 1}/{size}"))
+    else:
+        first, end = 0, size
+    headers += [("Content-Length", str(end - first)), ("Content-Type", "application/octet-stream")]
+    body = name if request.method == b"GET" else ""
+    return _finish(http, status, headers, body, first, end)
+
+
+def byte_range(header: str | None, size: int) -> tuple[int, int]:
+    """[first, end) of a single-range header (RFC 9110 section 14.1.2), or (0, 0) for all; may start past the end."""
+    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
+    if match is None or not any(match.groups()):
+        return 0, 0
+    first, last = match.groups()
+    if not first:
+        return max(0, size - int(last)), size
+    return int(first), min(size, int(last) + 1) if last else size
+
+
+def _finish(
+    http: h11.Connection, status: int, headers: list[tuple[str, str]], path: str = "", first: int = 0, end: int = 0
+) -> Response:
+    head = http.send(h11.Response(status_code=status, headers=headers)) or b""
+    unread = http.trailing_data[0].decode("latin-1")
+    return Response(head.decode("latin-1"), path, first, end, http.our_state is h11.MUST_CLOSE, unread)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=80)
+    parser.add_argument("--directory", type=Path, default=Path())
+    parser.add_argument("--plain", action="store_true", help="plain TCP, for comparison: connections do not move")
+    options = parser.parse_args()
+    try:
+        listener = mtcp.listen(("", options.port), migratable=not options.plain)
+    except (mtcp.MtcpError, OSError) as error:
+        print(f"files: cannot listen on port {options.port}: {error}", file=sys.stderr)
+        return 1
+    with listener:
+        print("listening", flush=True)
+        while True:
+            threading.Thread(target=serve, args=(listener.accept(), options.directory), daemon=True).start()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
