@@ -26,7 +26,8 @@ PORT = 8000
 S2 = Endpoint(S2_IP, 9000)  # another port, too
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
-TCP_REPAIR, REPAIR_QUEUE, QUEUE_SEQ, REPAIR_OPTIONS, TIMESTAMP = 19, 20, 21, 22, 24
+SO_RCVBUFFORCE = 33
+TCP_REPAIR, REPAIR_QUEUE, QUEUE_SEQ, REPAIR_OPTIONS, TIMESTAMP, REPAIR_WINDOW = 19, 20, 21, 22, 24, 29
 RECV_QUEUE, SEND_QUEUE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -78,6 +79,7 @@ class Host:
         """All frames on the interface, as the taps see them."""
         with self.inside():
             tap = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(ETH_P_ALL))
+        tap.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
         tap.bind((interface, ETH_P_ALL))
         tap.settimeout(0.3)
         return tap
@@ -125,10 +127,14 @@ class Network:
     def connect(self, listener: socket.socket, source_port: int = 0) -> tuple[socket.socket, socket.socket]:
         """Client's and server's socket of a new connection."""
         with self.client.inside():
-            client = socket.create_connection(listener.getsockname(), 5, source_address=(CLIENT_IP, source_port))
+            client = self.kept(socket.socket())
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        client.bind((CLIENT_IP, source_port))
+        client.settimeout(5)
+        client.connect(listener.getsockname())
         server, _ = listener.accept()
         server.settimeout(5)
-        return self.kept(client), self.kept(server)
+        return client, self.kept(server)
 
     def kept(self, sock: socket.socket) -> socket.socket:
         self.stack.callback(sock.close)
@@ -208,40 +214,47 @@ def shape(options: bytes) -> list[bytes]:
     return found
 
 
-def numbers(sock: socket.socket) -> tuple[int, int]:
-    """The socket's own rcv_nxt and snd_nxt (all sent), by repair mode."""
+@contextlib.contextmanager
+def repaired(sock: socket.socket) -> Iterator[None]:
     sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
     try:
-        values = []
+        yield
+    finally:
+        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, -1)  # off, and send nothing
+
+
+def numbers(sock: socket.socket) -> tuple[int, int]:
+    """The socket's own rcv_nxt and snd_nxt (all sent)."""
+    values = []
+    with repaired(sock):
         for queue in (RECV_QUEUE, SEND_QUEUE):
             sock.setsockopt(socket.IPPROTO_TCP, REPAIR_QUEUE, queue)
             values.append(struct.unpack("I", sock.getsockopt(socket.IPPROTO_TCP, QUEUE_SEQ, 4))[0])
-    finally:
-        sock.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, -1)
     return values[0], values[1]
 
 
 def take_over(network: Network, old: socket.socket, new: Endpoint = S2) -> socket.socket:
     """A socket of another server address that goes on where `old`, whose queues are empty, stopped."""
-    rcv_nxt, snd_nxt = numbers(old)
-    info = old.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
-    scales = (info[6] & 15) | (info[6] >> 4) << 16
-    timestamp = old.getsockopt(socket.IPPROTO_TCP, TIMESTAMP)
-    with network.server.inside():
-        sock = socket.socket()
     tcp = socket.IPPROTO_TCP
-    sock.setsockopt(tcp, TCP_REPAIR, 1)
-    sock.bind(new)
-    for queue, seq in ((SEND_QUEUE, snd_nxt), (RECV_QUEUE, rcv_nxt)):
-        sock.setsockopt(tcp, REPAIR_QUEUE, queue)
-        sock.setsockopt(tcp, QUEUE_SEQ, struct.pack("I", seq))
-    sock.setsockopt(tcp, TIMESTAMP, timestamp)
-    sock.setsockopt(tcp, socket.TCP_MAXSEG, 1460)
-    sock.connect(old.getpeername())
-    sock.setsockopt(tcp, REPAIR_OPTIONS, struct.pack("8I", 2, 1460, 3, scales, 4, 0, 8, 0))
-    sock.setsockopt(tcp, TCP_REPAIR, -1)
+    rcv_nxt, snd_nxt = numbers(old)
+    with repaired(old):
+        window = old.getsockopt(tcp, REPAIR_WINDOW, 20)
+    info = old.getsockopt(tcp, socket.TCP_INFO, 8)
+    scales = (info[6] & 15) | (info[6] >> 4) << 16
+    with network.server.inside():
+        sock = network.kept(socket.socket())
+    with repaired(sock):
+        sock.bind(new)
+        for queue, seq in ((SEND_QUEUE, snd_nxt), (RECV_QUEUE, rcv_nxt)):
+            sock.setsockopt(tcp, REPAIR_QUEUE, queue)
+            sock.setsockopt(tcp, QUEUE_SEQ, struct.pack("I", seq))
+        sock.setsockopt(tcp, TIMESTAMP, old.getsockopt(tcp, TIMESTAMP))
+        sock.setsockopt(tcp, socket.TCP_MAXSEG, 1460)
+        sock.connect(old.getpeername())
+        sock.setsockopt(tcp, REPAIR_OPTIONS, struct.pack("8I", 2, 1460, 3, scales, 4, 0, 8, 0))
+        sock.setsockopt(tcp, REPAIR_WINDOW, window)
     sock.settimeout(5)
-    return network.kept(sock)
+    return sock
 
 
 def raw_segment(host: Host, source: Endpoint, destination: Endpoint, seq: int, ack: int, flags: int, option: bytes) -> None:
@@ -548,9 +561,7 @@ def test_another_connection_to_the_next_server_forbids_the_move(network: Network
     client, _ = network.connect(network.listener(), 5556)
     with network.server.inside():
         second = network.kept(socket.create_server(S2))
-    with network.client.inside():
-        network.kept(socket.create_connection(S2, 5, source_address=(CLIENT_IP, 5556)))
-    second.accept()[0].close()
+    network.connect(second, 5556)
     with pytest.raises(ValueError, match="another connection"):
         c.begin(find(c, client), S2)
 
