@@ -14,7 +14,8 @@ PYTEST := $(BIN)/python -m pytest
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-setup: $(READY) ## Install Debian packages and the Python environment (.venv); nothing happens when they are there
+setup: $(READY) ## Install Debian packages and the Python environment (.venv), where missing
+	@echo "All is installed. make help: what there is to do."
 
 $(READY): setup.cfg pyproject.toml .ci/setup
 	@PYTHON=$(PYTHON) .ci/setup

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from testbed.errors import TestbedError
 
-PREFIX = "mtcp-"
+PREFIX = "mtcp-testbed-"
 _STALE_AFTER = 10.0  # seconds; a sandbox that is being made stays empty for some milliseconds
 
 

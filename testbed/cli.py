@@ -16,9 +16,7 @@ def main(arguments: list[str] | None = None) -> int:
     check = commands.add_parser("doctor", help="say whether this machine can run the testbed")
     check.add_argument("--json", action="store_true", help="print machine-readable JSON")
     run = commands.add_parser("run", help="run a command in a sandbox of its own")
-    run.add_argument(
-        "words", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command, with its arguments"
-    )
+    run.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND", help="the command, with its arguments")
     commands.add_parser("clean", help="remove what killed experiments left behind")
     options = parser.parse_args(arguments)
     if options.command == "doctor":

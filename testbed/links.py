@@ -46,9 +46,7 @@ class LinkError(TestbedError):
 class ShapedLink(Link):
     """A link of `bw` Mbit/s in each direction; None: as fast as the machine is."""
 
-    def __init__(
-        self, node1: Any, node2: Any, bw: float | None = None, queue: int = QUEUE, **params: Any
-    ) -> None:
+    def __init__(self, node1: Any, node2: Any, bw: float | None = None, queue: int = QUEUE, **params: Any) -> None:
         """Connect two nodes. `queue`: packets a bottleneck holds. LinkError for what cannot be emulated."""
         unknown = params.keys() - _MININET
         if unknown:

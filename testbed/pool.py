@@ -59,20 +59,12 @@ class Pool:
 
     def start_agent(self, host: Any, wait: bool = True) -> Program:
         """Start the agent of `host` (again, if it has been stopped)."""
-        pins = sandbox.BPFFS / host.name
-        pins.mkdir(exist_ok=True)
         mtcp = Path(sys.executable).with_name("mtcp")
-        command: list[str | Path] = [
-            mtcp,
-            "agent",
-            "--name",
-            host.name,
-            "--pool",
-            self.file,
-            "--cgroup",
-            host.cgroup,
-        ]
-        command += ["--interface", host.defaultIntf().name, "--pin", pins]
+        command: list[str | Path] = [mtcp, "agent", "--name", host.name, "--cgroup", host.cgroup]
+        if host.name in {server.name for server in self.servers}:
+            command += ["--pool", self.file]
+        command += ["--interface", host.defaultIntf().name, "--pin", sandbox.BPFFS / host.name]
+        command += ["--events", self.logs / f"agent-{host}.jsonl"]
         program = Program(host, command, self.logs / f"agent-{host}.log")
         self.programs[f"agent-{host}"] = program
         if wait:

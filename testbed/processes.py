@@ -52,11 +52,7 @@ class Program:
             if any(line.startswith(text) for line in output.splitlines()):
                 return
             if ended or time.monotonic() > deadline:
-                what = (
-                    f"ended with code {self.process.returncode}"
-                    if ended
-                    else f"is not ready after {timeout:g} s"
-                )
+                what = f"ended with code {self.process.returncode}" if ended else f"is not ready after {timeout:g} s"
                 last = " | ".join(output.strip().splitlines()[-5:]) or "it printed nothing"
                 raise CommandError(f"{self.name} {what}: {last}")
             time.sleep(0.01)

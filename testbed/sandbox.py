@@ -183,9 +183,7 @@ def _inner(group: Path) -> NoReturn:
         os._exit(1)
 
 
-def _mount(
-    source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None
-) -> None:
+def _mount(source: str | None, target: str, kind: str | None, flags: int = 0, data: str | None = None) -> None:
     texts = [None if text is None else text.encode() for text in (source, target, kind, data)]
     _check(_libc.mount(*texts[:3], ctypes.c_ulong(flags), texts[3]), f"mount {target}")
 

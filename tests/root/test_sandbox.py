@@ -56,9 +56,7 @@ class Sandbox:
 
     def __init__(self, script: Path, body: str, **options: object) -> None:
         before = groups()
-        self.outer = subprocess.Popen(
-            [sys.executable, str(script), body], stdout=subprocess.PIPE, text=True, **options
-        )
+        self.outer = subprocess.Popen([sys.executable, str(script), body], stdout=subprocess.PIPE, text=True, **options)
         assert self.outer.stdout is not None
         self.output = self.outer.stdout
         assert self.output.readline() == "up 2\n"

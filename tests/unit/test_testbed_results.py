@@ -19,9 +19,7 @@ def load(run: Run, name: str) -> Any:
 
 
 def make(results: Path) -> Run:
-    return Run(
-        "demo", scenario="s", mechanism="mtcp", factors={"bw": 10}, seed=7, repetition=2, results=results
-    )
+    return Run("demo", scenario="s", mechanism="mtcp", factors={"bw": 10}, seed=7, repetition=2, results=results)
 
 
 def test_a_run_writes_all(tmp_path: Path) -> None:
