@@ -24,6 +24,7 @@ import time
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
@@ -151,14 +152,14 @@ class Connection:
         """Write `count` bytes of `file` from `offset` on, without copying; seeks past what the client has already."""
         end = offset + count
         while offset < end:
-
-            def once(start: int = offset) -> int:
-                return os.sendfile(self._sock.fileno(), file.fileno(), start, min(end - start, SENDFILE_PIECE))
-
-            n = self._attempt(lambda left=end - offset: self._output(left, once), select.POLLOUT)
+            n = self._attempt(partial(self._sendfile_once, file, offset, end - offset), select.POLLOUT)
             if not n:
                 raise ValueError(f"{file.name!r} ended {end - offset} bytes early")
             offset += n
+
+    def _sendfile_once(self, file: BinaryIO, offset: int, count: int) -> int:
+        piece = min(count, SENDFILE_PIECE)
+        return self._output(count, lambda: os.sendfile(self._sock.fileno(), file.fileno(), offset, piece))
 
     def _output(self, length: int, write: Callable[[], int]) -> int:
         capsule = self._capsule

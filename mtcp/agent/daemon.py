@@ -81,6 +81,10 @@ class Agent:
         gc.freeze()
         print("ready", flush=True)
         await stop.wait()
+        if self._timer is not None:
+            self._timer.cancel()
+        for reader in (self._datapath, self._segments):
+            loop.remove_reader(reader.fileno())
         if self._server is not None:
             await self._server.control.stop()
 
@@ -130,6 +134,7 @@ class Agent:
         match message["op"]:
             case "attach":
                 self._as_server().attach(channel, fds)
+                self._reschedule()
             case "detach":
                 ends = (Endpoint(*message["local"]), Endpoint(*message["remote"]))
                 self._as_server().detach(channel, FourTuple(*ends))

@@ -5,6 +5,7 @@ IPv4. The tc programs of both hosts keep control segments from the kernel and le
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 from collections.abc import Iterator
@@ -13,11 +14,11 @@ from enum import IntFlag
 
 from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import RemoteProtocolError
-from mtcp.linux.tcp_repair import attach_filter
+from mtcp.linux.tcp_repair import RETURN_0, attach_filter
 from mtcp.wire import options
 from mtcp.wire.options import AnyOption
 
-ETH_P_IP = 0x0800
+ETH_P_ALL, ETH_P_IP = 0x0003, 0x0800
 PACKET_IGNORE_OUTGOING = 23
 SOL_PACKET = 263
 _IP = struct.Struct("!BBHHHBBH4s4s")
@@ -84,6 +85,8 @@ def parse(packet: bytes) -> Segment:
 
 # AF_PACKET/SOCK_DGRAM hands over from the IP header on: TCP, not a fragment, and 253/0x4D54 as the first option.
 _FILTER = (
+    (0x28, 0, 0, 0xFFFFF000),  # A = Ethertype (SKF_AD_PROTOCOL)
+    (0x15, 0, 9, ETH_P_IP),
     (0x30, 0, 0, 9),  # A = protocol
     (0x15, 0, 7, socket.IPPROTO_TCP),
     (0x28, 0, 0, 6),  # A = flags and fragment offset
@@ -108,12 +111,16 @@ class ControlSegments:
         """PermissionError without CAP_NET_RAW."""
         self._out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
         self._out.setblocking(False)
-        self._in = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        # For all protocols, not IP alone: only such a socket sees a packet before tc does.
+        self._in = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self._in.setblocking(False)
-        attach_filter(self._in, *_FILTER)
         self._in.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
-        # Bound only now, so that nothing got in before the filter was there.
-        self._in.bind(("", ETH_P_IP))
+        attach_filter(self._in, RETURN_0)
+        # The socket listens from its first moment on: let go of what came before the filter.
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                self._in.recv(1)
+        attach_filter(self._in, *_FILTER)
 
     def fileno(self) -> int:
         """Readable when a segment has arrived."""

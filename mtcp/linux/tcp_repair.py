@@ -87,12 +87,12 @@ def attach_filter(sock: socket.socket, *instructions: tuple[int, int, int, int])
     )
 
 
-_RETURN_0 = (0x06, 0, 0, 0)
+RETURN_0 = (0x06, 0, 0, 0)
 
 
 def freeze(sock: socket.socket) -> None:
     """Make the socket deaf and put it into repair mode: from here on neither network nor application changes it."""
-    attach_filter(sock, _RETURN_0)
+    attach_filter(sock, RETURN_0)
     _set(sock, TCP_REPAIR, REPAIR_ON)
 
 
