@@ -47,7 +47,7 @@ def read(path: Path | str) -> pd.DataFrame:
     that is the first TCP option, else 0). `attrs["truncated"]`: whether the file ends inside a record.
     Raises CaptureError for anything but pcap with Ethernet frames, OSError if the file cannot be read.
     """
-    with open(path, "rb") as file:
+    with Path(path).open("rb") as file:
         head = file.read(_FILE_HEADER)
         order, fraction_ns = _check_header(head, path)
         buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)

@@ -141,7 +141,7 @@ def goodput(deliveries: pd.DataFrame, bin_ms: float) -> pd.DataFrame:
 
 def bin_ms(duration_s: float) -> int:
     """A bin for `goodput` over the whole run: 20 to 100 ms, so that there are a few hundred."""
-    return next((size for size in (20, 50) if duration_s * 1e3 / size <= 400), 100)
+    return next((size for size in (20, 50) if duration_s * 1e3 / size <= 600), 100)
 
 
 def resets(captures: Mapping[str, pd.DataFrame], run: Run) -> int:

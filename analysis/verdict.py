@@ -100,7 +100,7 @@ def _fault(run: Run, trace: migrations.Trace, moves: pd.DataFrame, resets: int) 
     if len(trace.moves) != run.asked:
         unfinished = moves.loc[~moves["committed"], "outcome"].dropna()
         why = f" (first outcome otherwise: {unfinished.iloc[0]})" if len(unfinished) else ""
-        return f"{len(trace.moves)} moves on the wire, {run.asked} asked for{why}"
+        return f"moves on the wire: {len(trace.moves)}, asked for: {run.asked}{why}"
     return ""
 
 

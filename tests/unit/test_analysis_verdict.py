@@ -132,7 +132,9 @@ def test_repeated_and_failed_attempts(tmp_path: Path) -> None:
     assert trace.moves["migration_ms"].tolist() == pytest.approx([2.0])
     verdict = judge(tmp_path)
     assert verdict.verdict == "failed"
-    assert verdict.reason == "1 moves on the wire, 2 asked for (first outcome otherwise: UNKNOWN_CONNECTION)"
+    assert (
+        verdict.reason == "moves on the wire: 1, asked for: 2 (first outcome otherwise: UNKNOWN_CONNECTION)"
+    )
     assert verdict.figures["first_byte_ms_median"]["n"] == 1
 
 
@@ -168,7 +170,7 @@ def unreported_asked(run: Download) -> None:
         (second_handshake, "2 handshakes on the client's port, not one"),
         (other_connection, "the client opened 1 more connections to the service"),
         (phantom_move, "migration 3 is reported, but no new payload of s2 followed"),
-        (unreported_asked, "2 moves on the wire, 3 asked for (first outcome otherwise: rejected)"),
+        (unreported_asked, "moves on the wire: 2, asked for: 3 (first outcome otherwise: rejected)"),
     ],
 )
 def test_failures_on_the_wire(tmp_path: Path, change: Callable[[Download], None], reason: str) -> None:

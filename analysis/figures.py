@@ -1,0 +1,260 @@
+"""The figures: goodput by sending server, and what a move is made of.
+
+A server has the same colour everywhere (colour-blind safe), in light and dark. Each figure comes wide or
+narrow, for a page or a phone. The functions return Matplotlib figures and touch no global state.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from analysis import migrations, statistics
+from analysis.migrations import Trace
+
+Shape = Literal["wide", "narrow"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours that depend on the page: text, secondary text, hairlines, the page itself."""
+
+    ink: str
+    muted: str
+    line: str
+    paper: str
+
+
+LIGHT = Theme("#1b1f24", "#5b6570", "#d9dee3", "#ffffff")
+DARK = Theme("#e8ebee", "#9aa5b1", "#3a424b", "#14181c")
+
+ACCENT = "#7b6fb0"
+"""What belongs to no server."""
+
+ZOOM_MOVES = 8
+"""Moves in the second panel, if there are many."""
+
+
+def colours(servers: Iterable[str]) -> dict[str, str]:
+    """The colour of each server, by its place in the order of run.json."""
+    palette = sns.color_palette("colorblind").as_hex()
+    return {name: palette[i % len(palette)] for i, name in enumerate(servers)}
+
+
+def goodput(
+    trace: Trace, servers: Iterable[str], theme: Theme = LIGHT, shape: Shape = "wide", title: str = ""
+) -> Figure:
+    """Goodput over time, coloured by sending server: the whole download, and some of its moves magnified.
+
+    The height is the goodput of a time bin; the colour changes where the new server's first new byte arrives.
+    """
+    colour, wide = colours(servers), shape == "wide"
+    start = int(trace.deliveries["time_ns"].iloc[0])
+    moments = (trace.moves["new_ns"].to_numpy() - start) / 1e9
+    with mpl.rc_context(_style(theme)):
+        figure = Figure(figsize=(10, 4.7) if wide else (4.6, 5), layout="constrained")
+        panels = figure.subplots(2 if len(moments) else 1, squeeze=False)[:, 0]
+        whole, closest = panels[0], panels[-1]
+        bin_ms: float = migrations.bin_ms(trace.duration_s)
+        _area(whole, trace, start, bin_ms, (0.0, trace.duration_s), colour)
+        _heading(whole, "The whole download" + (f", in bins of {bin_ms} ms" if wide else ""))
+        if closest is not whole:
+            window = _window(moments, trace.duration_s)
+            bin_ms = _fine_bin_ms(trace.deliveries, window)
+            _area(closest, trace, start, bin_ms, window, colour)
+            _mark_window(whole, window, theme)
+            _mark_moves(closest, moments, trace.moves["stall_ms"], window, theme)
+            _heading(closest, f"Magnified, with the stall at each move; bins of {bin_ms} ms")
+        closest.set_xlabel("time since the first byte [s]")
+        sent = [name for name in colour if name in set(trace.deliveries["server"])]
+        handles = [Patch(color=colour[name], label=f"sent by {name.upper()}") for name in sent]
+        whole.legend(
+            handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), frameon=False,
+            borderaxespad=0.1, handlelength=1, columnspacing=1.2,
+        )  # fmt: skip
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    return figure
+
+
+def phases(moves: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide", title: str = "") -> Figure:
+    """What a move is made of (medians, end to end), and how long it takes from decision to first new byte.
+
+    `moves` as migrations.reported returns them.
+    """
+    with mpl.rc_context(_style(theme)):
+        wide = shape == "wide"
+        figure = Figure(figsize=(10, 3.5) if wide else (4.6, 6.2), layout="constrained")
+        left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
+        _waterfall(left, moves, theme)
+        _distribution(right, moves["first_byte_ms"].dropna(), theme)
+        if title:
+            figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+    return figure
+
+
+def phase_table(moves: pd.DataFrame) -> pd.DataFrame:
+    """Phase durations in ms: a row per reported move, a column per phase in the order of the events."""
+    names = dict.fromkeys(name for each in moves["phases"] for name in each)
+    return pd.DataFrame([{name: each.get(name) for name in names} for each in moves["phases"]], dtype=float)
+
+
+def image(figure: Figure, kind: Literal["svg", "png"], paper: str | None = None) -> bytes:
+    """The figure as a file's bytes, on `paper` or transparent; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+    with mpl.rc_context({"svg.hashsalt": "analysis"}):
+        figure.savefig(
+            buffer, format=kind, dpi=160, metadata=metadata, facecolor=paper or "none", edgecolor="none"
+        )
+    return buffer.getvalue()
+
+
+def _style(theme: Theme) -> Any:
+    """Matplotlib parameters: little ink, in the theme's colours."""
+    return {
+        "font.size": 9.5, "axes.titlesize": 10, "axes.labelsize": 9.5, "svg.fonttype": "path",
+        "text.color": theme.ink, "axes.labelcolor": theme.muted, "axes.titlecolor": theme.ink,
+        "xtick.color": theme.muted, "ytick.color": theme.muted, "axes.edgecolor": theme.line,
+        "axes.facecolor": "none", "figure.facecolor": "none", "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "axes.grid": True, "axes.grid.axis": "y", "grid.color": theme.line, "grid.linewidth": 0.6,
+        "axes.axisbelow": True, "figure.constrained_layout.hspace": 0.08,
+        "xtick.major.size": 3, "ytick.major.size": 0,
+    }  # fmt: skip
+
+
+def _heading(axes: Axes, text: str) -> None:
+    axes.set_title(text, pad=6)
+
+
+def _area(
+    axes: Axes, trace: Trace, start: int, bin_ms: float, limits: tuple[float, float], colour: dict[str, str]
+) -> None:
+    """Goodput as steps within `limits` (s), filled with the colour of the server that has the connection."""
+    total = (
+        migrations.goodput(trace.deliveries, bin_ms).drop(columns="time_s").sum(axis=1).to_numpy(copy=True)
+    )
+    steps = np.arange(len(total) + 1) * bin_ms / 1e3
+    if len(total) > 1:  # the last bin is shorter: its goodput is that of the last two together
+        total[-2:] = total[-2:].sum() * steps[1] / (trace.duration_s - steps[-3])
+    owners = [str(trace.deliveries["server"].iloc[0]), *trace.moves["to"]]
+    turns = np.concatenate([[0.0], (trace.moves["new_ns"].to_numpy() - start) / 1e9, [trace.duration_s]])
+    highest = 0.0
+    for owner, low, high in zip(owners, turns, turns[1:], strict=False):
+        low, high = max(low, limits[0]), min(high, limits[1])
+        if low < high:
+            edges = np.concatenate([[low], steps[(steps > low) & (steps < high)], [high]])
+            middle = (edges[1:] + edges[:-1]) / 2
+            heights = total[np.searchsorted(steps, middle) - 1]
+            axes.stairs(heights, edges, fill=True, color=colour[owner], lw=0)
+            highest = max(highest, float(heights.max()))
+    axes.set(xlim=limits, ylim=(0, highest * 1.2 or 1), ylabel="goodput [Mbit/s]")
+    axes.set_yticks([tick for tick in MaxNLocator(4).tick_values(0, highest) if tick <= highest])
+
+
+def _mark_window(axes: Axes, window: tuple[float, float], theme: Theme) -> None:
+    """A bracket over the stretch that the lower panel magnifies."""
+    across = axes.get_xaxis_transform()
+    axes.plot(
+        [window[0], *window, window[1]], [0.92, 0.95, 0.95, 0.92], color=theme.ink, lw=1, transform=across
+    )
+    low, high = axes.get_xlim()
+    left = window[1] < (low + high) / 2
+    axes.annotate(
+        "magnified below", (window[1] if left else window[0], 0.95), (5 if left else -5, 0), xycoords=across,
+        textcoords="offset points", ha="left" if left else "right", va="center", size=8, color=theme.muted,
+    )  # fmt: skip
+
+
+def _mark_moves(
+    axes: Axes, moments: Any, stalls: pd.Series[float], window: tuple[float, float], theme: Theme
+) -> None:
+    """A hairline where each move's first new byte arrives, with the move's stall in ms."""
+    across = axes.get_xaxis_transform()
+    for moment, stall in zip(moments, stalls, strict=True):
+        if window[0] < moment < window[1]:
+            axes.plot([moment, moment], [0, 0.9], color=theme.ink, lw=0.8, transform=across)
+            label = f"{stall:.1f} ms"
+            axes.text(moment, 0.92, label, ha="center", size=8, color=theme.ink, transform=across)
+
+
+def _window(moments: Any, duration: float) -> tuple[float, float]:
+    """The stretch of time (s) to magnify: the first moves if there are many, else the first one."""
+    if len(moments) > ZOOM_MOVES + 2:
+        half = (moments[ZOOM_MOVES] - moments[0]) / ZOOM_MOVES / 2
+        return max(0.0, float(moments[0] - half)), float(moments[ZOOM_MOVES - 1] + half)
+    reach = min(0.25, duration / 10)
+    return max(0.0, float(moments[0] - reach)), min(duration, float(moments[0] + reach))
+
+
+def _fine_bin_ms(deliveries: pd.DataFrame, limits: tuple[float, float]) -> float:
+    """A bin for the stretch: about 100 of them, but several packets in each (GSO packets are large)."""
+    interval_ms = float(deliveries["time_ns"].diff().median()) / 1e6
+    least = max((limits[1] - limits[0]) * 1e3 / 120, 5 * interval_ms)
+    return next((size for size in (0.5, 1, 2, 5, 10, 20) if size >= least), 50)
+
+
+def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme) -> None:
+    """A bar per phase from where the median of the one before ends, with the middle half of the moves."""
+    table = phase_table(moves)
+    if table.empty:
+        axes.text(0.5, 0.5, "no phases reported", ha="center", transform=axes.transAxes, color=theme.muted)
+        axes.set_axis_off()
+        return
+    middle, low, high = (table.quantile(q).to_numpy() for q in (0.5, 0.25, 0.75))
+    left = np.cumsum(middle) - middle
+    names = [name.replace("_", " ") for name in table.columns]
+    axes.barh(names, middle, left=left, color=ACCENT, height=0.62)
+    rows = np.arange(len(middle))
+    axes.hlines(rows, left + low, left + high, theme.ink, lw=1.4)
+    reach = float((left + high).max())
+    for row, (x, value) in enumerate(zip(left + high, middle, strict=True)):
+        axes.text(x + reach * 0.02, row, f"{value:.2f}", va="center", size=8.5, color=theme.ink)
+    axes.set(
+        xlim=(0, reach * 1.14), xlabel="median time since the decision [ms]", ylim=(len(rows) - 0.4, -0.6)
+    )
+    axes.grid(axis="x")
+    axes.grid(False, axis="y")
+    axes.tick_params(axis="y", colors=theme.ink)
+    _heading(axes, "Phases of a move (line: middle half)")
+
+
+def _distribution(axes: Axes, first_byte_ms: pd.Series[float], theme: Theme) -> None:
+    """The cumulative distribution of decision to first new byte; shaded: 95 % interval of the median."""
+    if first_byte_ms.empty:
+        axes.text(0.5, 0.5, "no move reached the client", ha="center", transform=axes.transAxes)
+        axes.set_axis_off()
+        return
+    estimate = statistics.median(first_byte_ms)
+    sns.ecdfplot(x=first_byte_ms, ax=axes, color=ACCENT, lw=2)
+    if estimate.low is not None and estimate.high is not None:
+        axes.axvspan(estimate.low, estimate.high, color=ACCENT, alpha=0.25, lw=0)
+    assert estimate.value is not None
+    if first_byte_ms.max() > 20 * estimate.value:
+        axes.set_xscale("log")
+    else:
+        axes.set_xlim(0, first_byte_ms.max() * 1.05)
+    for share in (0.5, 0.95) if len(first_byte_ms) >= 20 else (0.5,):
+        value = float(np.quantile(first_byte_ms, share, method="inverted_cdf"))
+        right = value < 0.6 * axes.get_xlim()[1]
+        axes.plot(value, share, "o", color=theme.ink, ms=5)
+        axes.annotate(
+            f"{share:.0%}: {value:.2f} ms", (value, share), (9 if right else -9, -5), va="top",
+            textcoords="offset points", ha="left" if right else "right",
+        )  # fmt: skip
+    axes.set(xlabel="decision to first new byte at the client [ms]", ylabel="share of moves", ylim=(0, 1.02))
+    axes.yaxis.set_major_formatter(PercentFormatter(1.0))
+    _heading(axes, f"How long {len(first_byte_ms)} moves took")

@@ -1,0 +1,183 @@
+"""The report on one run: a self-contained HTML page, the figures as files, and tidy samples."""
+
+from __future__ import annotations
+
+import base64
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jinja2
+import pandas as pd
+from matplotlib.figure import Figure
+
+from analysis import figures, migrations
+from analysis.verdict import Examination, examine
+
+_TEMPLATES = Path(__file__).parent / "templates"
+
+
+class Written(NamedTuple):
+    """Where the report is, and the headline figures for summary.json."""
+
+    path: Path
+    figures: dict[str, Any]
+
+
+def write(run_dir: Path | str) -> Written:
+    """Judge the run; write report.html, goodput and phases (.png, .svg), samples (.parquet, .csv) into it.
+
+    Raises RunError if `run_dir` is no run directory. An invalid or failed run gets a report all the same;
+    pictures that its captures do not allow are left out.
+    """
+    found = examine(run_dir)
+    path = found.run.path
+    pictures = _pictures(found)
+    for name, (draw, title) in pictures.items():
+        figure = draw(title=title)
+        (path / f"{name}.png").write_bytes(figures.image(figure, "png", figures.LIGHT.paper))
+        (path / f"{name}.svg").write_bytes(figures.image(figure, "svg", figures.LIGHT.paper))
+    table = samples(found)
+    table.to_parquet(path / "samples.parquet", index=False)
+    table.to_csv(path / "samples.csv", index=False)
+    report = path / "report.html"
+    report.write_text(_render(found, {name: _inline(draw) for name, (draw, _) in pictures.items()}))
+    return Written(report, found.verdict.figures)
+
+
+def samples(found: Examination) -> pd.DataFrame:
+    """What was observed, one observation a row: run_id, scenario, metric, time, server, value.
+
+    `time` in s since the first byte at the client (of a move: its decision), `server` who sent or took over.
+    Metrics: goodput_mbps (a bin each), and of each move first_byte_ms, migration_ms, stall_ms,
+    phase.<name>_ms.
+    """
+    parts = []
+    if found.trace is not None and len(found.trace.deliveries):
+        trace = found.trace
+        bins = migrations.goodput(trace.deliveries, migrations.bin_ms(trace.duration_s))
+        parts.append(bins.melt("time_s", var_name="server").assign(metric="goodput_mbps"))
+        moves = found.moves
+        decided = (moves["decided_ns"] - trace.deliveries["time_ns"].iloc[0]) / 1e9
+        columns = [moves[["first_byte_ms", "migration_ms", "stall_ms"]]]
+        columns.append(figures.phase_table(moves).add_prefix("phase.").add_suffix("_ms"))
+        wide = pd.concat(columns, axis=1).assign(time_s=decided, server=moves["to"])
+        parts.append(wide.melt(["time_s", "server"], var_name="metric").dropna(subset="value"))
+    table = pd.concat(parts) if parts else pd.DataFrame(columns=["time_s", "server", "metric", "value"])
+    table = table.assign(run_id=found.run.id, scenario=found.run.scenario).rename(columns={"time_s": "time"})
+    return table[["run_id", "scenario", "metric", "time", "server", "value"]].reset_index(drop=True)
+
+
+def _pictures(found: Examination) -> dict[str, tuple[Callable[..., Figure], str]]:
+    """Name -> (function of theme, shape and title that draws it, title of the file) of what can be drawn."""
+    trace, servers, moves = found.trace, list(found.run.servers), found.moves
+    pictures: dict[str, tuple[Callable[..., Figure], str]] = {}
+    if trace is not None and trace.duration_s > 0:
+        number = len(trace.moves)
+        title = f"One TCP connection, moved {number} time{'' if number == 1 else 's'} between servers"
+        pictures["goodput"] = (lambda **how: figures.goodput(trace, servers, **how), title)
+    if len(moves) and moves["first_byte_ms"].notna().any():
+        pictures["phases"] = (lambda **how: figures.phases(moves, **how), "What a move takes")
+    return pictures
+
+
+def _inline(draw: Callable[..., Figure]) -> dict[str, str]:
+    """A picture as data URIs: wide and narrow, each in light and dark."""
+    uris = {}
+    for shape in figures.SHAPES:
+        for name, theme in (("light", figures.LIGHT), ("dark", figures.DARK)):
+            svg = figures.image(draw(theme=theme, shape=shape), "svg")
+            uris[f"{shape}_{name}"] = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
+    return uris
+
+
+def _render(found: Examination, pictures: dict[str, dict[str, str]]) -> str:
+    """The HTML page."""
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )  # fmt: skip
+    environment.filters |= {"number": _number, "size": _size}
+    run, headline = found.run, found.verdict.figures
+    captures = [f"{host}.pcap" for host in run.facts["hosts"] if (run.path / f"{host}.pcap").exists()]
+    return environment.get_template("report.html.j2").render(
+        run=run,
+        verdict=found.verdict,
+        figures=headline,
+        pictures=pictures,
+        servers=figures.colours(run.servers),
+        rows=_rows(found),
+        captures=captures,
+        provenance=_flat({key: run.record[key] for key in run.record if key not in _NOT_PROVENANCE}),
+        factors=_flat(run.record.get("factors", {})),
+    )
+
+
+_NOT_PROVENANCE = {
+    "facts",
+    "factors",
+    "verdict",
+    "reason",
+    "scenario",
+    "run_id",
+    "realtime_minus_monotonic_ns",
+}
+
+
+def _rows(found: Examination) -> list[tuple[str, str, str, str, str]]:
+    """The table of figures: (what, value with unit, 95 % interval, n, what it means)."""
+    f = found.verdict.figures
+
+    def plain(what: str, key: str, unit: str, meaning: str) -> tuple[str, str, str, str, str]:
+        return (what, _with_unit(f[key], unit), "", "1" if f[key] is not None else "0", meaning)
+
+    def estimate(what: str, key: str, meaning: str) -> tuple[str, str, str, str, str]:
+        low, high = f[key]["ci95"]
+        interval = f"{_number(low)} to {_number(high)} ms" if low is not None else ""
+        return (what, _with_unit(f[key]["value"], "ms"), interval, str(f[key]["n"]), meaning)
+
+    return [
+        estimate("Decision to first new byte, median", "first_byte_ms_median",
+                 "to the first payload byte of the new server that the client did not have"),
+        estimate("Migration, median", "migration_ms_median", "MIGRATE SYN to the new server's first payload"),
+        estimate("Stall at a move, median", "stall_ms_median", "longest time without new in-order payload"),
+        plain("Longest gap", "max_gap_ms", "ms", "without new in-order payload, in the whole download"),
+        plain("Goodput", "goodput_mbps", "Mbit/s", "in-order payload from the first byte to the last"),
+        *(plain(f"Payload from {name.upper()}", f"payload_bytes_{name}", "B", "bytes it delivered first")
+          for name in found.run.servers),
+        plain("Payload in vain", "duplicate_bytes", "B", "sent again, or refused by the client in a move"),
+        plain("Resets", "resets", "", "RST segments on the connection, in any capture"),
+        plain("Handshakes", "handshakes", "", "SYNs of the client's port without the MIGRATE option"),
+        plain("Other connections", "other_connections", "", "of the client's to the service meanwhile"),
+    ]  # fmt: skip
+
+
+def _number(value: float | None) -> str:
+    """Three significant digits at least, thousands apart; a dash for what is not known."""
+    if value is None:
+        return "–"
+    if isinstance(value, int) or value >= 1000:
+        return f"{value:,.0f}".replace(",", "\u202f")
+    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+
+
+def _with_unit(value: float | None, unit: str) -> str:
+    return _number(value) + (f" {unit}" if unit and value is not None else "")
+
+
+def _size(count: int | None) -> str:
+    """A number of bytes in kB, MB or GB."""
+    if count is None:
+        return "–"
+    for unit, scale in (("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if count >= scale:
+            return f"{count / scale:.3g} {unit}"
+    return f"{count} B"
+
+
+def _flat(value: Any, prefix: str = "") -> dict[str, str]:
+    """A nested record as one level of "outer · inner" keys."""
+    if isinstance(value, dict):
+        parts = [_flat(inner, f"{prefix} · {key}" if prefix else str(key)) for key, inner in value.items()]
+        return {key: text for part in parts for key, text in part.items()}
+    return {prefix.replace("_", " "): ", ".join(map(str, value)) if isinstance(value, list) else str(value)}
