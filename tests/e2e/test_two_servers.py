@@ -81,6 +81,28 @@ def test_commands_from_a_pipe_run_one_after_another() -> None:
     assert output.index("packet loss") < output.index("second") < output.index("third")
 
 
+def test_a_download_moves_there_and_back_while_it_runs() -> None:
+    commands = (
+        "client curl -sS http://s1/big | sha256sum > /run/mtcp/sum &",
+        "client until mtcp ls | grep -q 10.0.0.2; do sleep 0.05; done; mtcp ls",
+        "client mtcp migrate --to s2",
+        "client mtcp ls",
+        "client mtcp migrate --to s1",
+        "client wait; cat /run/mtcp/sum; sha256sum < /run/mtcp/files/big",
+    )
+    output = piped("\n".join(commands) + "\n", "--bw", "500")
+    assert re.search(r"moved from 10\.0\.0\.1:80 to 10\.0\.0\.2:80", output), output
+    assert re.search(r"moved from 10\.0\.0\.2:80 to 10\.0\.0\.1:80", output), output
+    received, sent = re.findall(r"^[0-9a-f]{64}", output, re.MULTILINE)
+    assert received == sent
+
+
+def test_migrating_what_is_not_there_is_one_line() -> None:
+    output = piped("client mtcp ls\nclient mtcp migrate --to s2; echo code $?\n")
+    assert "no migratable connections" in output
+    assert re.search(r"^mtcp: .*\ncode 1$", output, re.MULTILINE), output
+
+
 def test_ctrl_c_ends_the_command_and_not_the_network() -> None:
     terminal = Terminal("--no-agents")
     assert "client mtcp migrate --to s2" in terminal.wait_for(PROMPT)
