@@ -116,9 +116,7 @@ def image(figure: Figure, kind: Literal["svg", "png"], paper: str | None = None)
     buffer = io.BytesIO()
     metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
     with mpl.rc_context({"svg.hashsalt": "analysis"}):
-        figure.savefig(
-            buffer, format=kind, dpi=160, metadata=metadata, facecolor=paper or "none", edgecolor="none"
-        )
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, facecolor=paper or "none", edgecolor="none")
     return buffer.getvalue()
 
 
@@ -144,9 +142,7 @@ def _area(
     axes: Axes, trace: Trace, start: int, bin_ms: float, limits: tuple[float, float], colour: dict[str, str]
 ) -> None:
     """Goodput as steps within `limits` (s), filled with the colour of the server that has the connection."""
-    total = (
-        migrations.goodput(trace.deliveries, bin_ms).drop(columns="time_s").sum(axis=1).to_numpy(copy=True)
-    )
+    total = migrations.goodput(trace.deliveries, bin_ms).drop(columns="time_s").sum(axis=1).to_numpy(copy=True)
     steps = np.arange(len(total) + 1) * bin_ms / 1e3
     if len(total) > 1:  # the last bin is shorter: its goodput is that of the last two together
         total[-2:] = total[-2:].sum() * steps[1] / (trace.duration_s - steps[-3])
@@ -168,9 +164,7 @@ def _area(
 def _mark_window(axes: Axes, window: tuple[float, float], theme: Theme) -> None:
     """A bracket over the stretch that the lower panel magnifies."""
     across = axes.get_xaxis_transform()
-    axes.plot(
-        [window[0], *window, window[1]], [0.92, 0.95, 0.95, 0.92], color=theme.ink, lw=1, transform=across
-    )
+    axes.plot([window[0], *window, window[1]], [0.92, 0.95, 0.95, 0.92], color=theme.ink, lw=1, transform=across)
     low, high = axes.get_xlim()
     left = window[1] < (low + high) / 2
     axes.annotate(
@@ -179,9 +173,7 @@ def _mark_window(axes: Axes, window: tuple[float, float], theme: Theme) -> None:
     )  # fmt: skip
 
 
-def _mark_moves(
-    axes: Axes, moments: Any, stalls: pd.Series[float], window: tuple[float, float], theme: Theme
-) -> None:
+def _mark_moves(axes: Axes, moments: Any, stalls: pd.Series[float], window: tuple[float, float], theme: Theme) -> None:
     """A hairline where each move's first new byte arrives, with the move's stall in ms."""
     across = axes.get_xaxis_transform()
     for moment, stall in zip(moments, stalls, strict=True):
@@ -223,9 +215,7 @@ def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme) -> None:
     reach = float((left + high).max())
     for row, (x, value) in enumerate(zip(left + high, middle, strict=True)):
         axes.text(x + reach * 0.02, row, f"{value:.2f}", va="center", size=8.5, color=theme.ink)
-    axes.set(
-        xlim=(0, reach * 1.14), xlabel="median time since the decision [ms]", ylim=(len(rows) - 0.4, -0.6)
-    )
+    axes.set(xlim=(0, reach * 1.14), xlabel="median time since the decision [ms]", ylim=(len(rows) - 0.4, -0.6))
     axes.grid(axis="x")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", colors=theme.ink)

@@ -15,6 +15,10 @@ from analysis import figures, migrations
 from analysis.verdict import Examination, examine
 
 _TEMPLATES = Path(__file__).parent / "templates"
+_NOT_PROVENANCE = {
+    "facts", "factors", "verdict", "reason", "scenario", "run_id", "realtime_minus_monotonic_ns", "sysctls",
+}  # fmt: skip
+"""Keys of run.json that the page shows elsewhere, or not at all."""
 
 
 class Written(NamedTuple):
@@ -111,17 +115,6 @@ def _render(found: Examination, pictures: dict[str, dict[str, str]]) -> str:
         provenance=_flat({key: run.record[key] for key in run.record if key not in _NOT_PROVENANCE}),
         factors=_flat(run.record.get("factors", {})),
     )
-
-
-_NOT_PROVENANCE = {
-    "facts",
-    "factors",
-    "verdict",
-    "reason",
-    "scenario",
-    "run_id",
-    "realtime_minus_monotonic_ns",
-}
 
 
 def _rows(found: Examination) -> list[tuple[str, str, str, str, str]]:

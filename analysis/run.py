@@ -76,16 +76,19 @@ class Run:
 
     @cached_property
     def migrations(self) -> pd.DataFrame:
-        """The migrations as the agents report them: `decided_ns` (wall clock), `from`, `to`, `committed`,
-        `outcome`, `phases` ({name: ms}, in order), one row each, in order of decision."""
+        """The migrations as the agents report them, in order of decision, one row each.
+
+        Columns: `decided_ns` (wall clock), `from`, `to` (names of servers), `committed` (whether it took place),
+        `outcome` (the reason if there is one, else the event's outcome), `phases` ({name: ms}, in order).
+        """
         offset = int(self.record.get("realtime_minus_monotonic_ns", 0))
         rows = [
             {
                 "decided_ns": int(event["decided_ns"]) + offset,
-                "from": event.get("from"),
-                "to": event.get("to"),
-                "committed": event.get("committed_ns") is not None,
-                "outcome": event.get("outcome"),
+                "from": self._server(event.get("from")),
+                "to": self._server(event.get("to")),
+                "committed": bool(event.get("committed_ns")),
+                "outcome": event.get("reason") or event.get("outcome"),
                 "phases": event.get("phases") or {},
             }
             for event in self.events
@@ -94,6 +97,12 @@ class Run:
         columns = ["decided_ns", "from", "to", "committed", "outcome", "phases"]
         frame = pd.DataFrame(rows, columns=columns).astype({"decided_ns": "int64", "committed": "bool"})
         return frame.sort_values("decided_ns", kind="stable", ignore_index=True)
+
+    def _server(self, text: Any) -> str:
+        """The name of the server that an event calls by name, address, or address and port; else the text."""
+        text = str(text)
+        names = {ip: name for name, ip in self.servers.items()}
+        return names.get(text) or names.get(text.rpartition(":")[0]) or text
 
 
 def _json(path: Path) -> Any:

@@ -34,18 +34,14 @@ def frame(
 ) -> bytes:
     """An Ethernet frame with an IPv4 TCP segment; a payload that IP's length cannot express makes that 0."""
     options += b"\x00" * (-len(options) % 4)
-    tcp = struct.pack(
-        "!HHIIBBHHH", sport, dport, seq % 2**32, 0, (20 + len(options)) // 4 << 4, flags, 512, 0, 0
-    )
+    tcp = struct.pack("!HHIIBBHHH", sport, dport, seq % 2**32, 0, (20 + len(options)) // 4 << 4, flags, 512, 0, 0)
     length = 40 + len(options) + payload
     addresses = socket.inet_aton(src) + socket.inet_aton(dst)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, length if length < 65536 else 0, 0, 0x4000, 64, 6, 0) + addresses
     return bytes(12) + b"\x08\x00" + ip + tcp + options + bytes(payload)
 
 
-def pcap(
-    packets: list[tuple[int, bytes]], order: str = "<", nanoseconds: bool = True, linktype: int = 1
-) -> bytes:
+def pcap(packets: list[tuple[int, bytes]], order: str = "<", nanoseconds: bool = True, linktype: int = 1) -> bytes:
     """A pcap file of (time in ns, frame) pairs, each cut to SNAP_LENGTH."""
     magic, unit = (0xA1B23C4D, 1) if nanoseconds else (0xA1B2C3D4, 1000)
     parts = [struct.pack(order + "IHHiIII", magic, 2, 4, 0, 0, SNAP_LENGTH, linktype)]
@@ -100,11 +96,11 @@ class Download:
             "event": "migration",
             "monotonic_ns": decided,
             "decided_ns": decided,
-            "from": source,
-            "to": to,
+            "from": f"{HOSTS[source]}:{SERVICE_PORT}",
+            "to": f"{HOSTS[to]}:{SERVICE_PORT}",
         }
         self.events.append(
-            event | {"committed_ns": decided + 1_000_000, "outcome": "moved", "phases": {}} | more
+            event | {"committed_ns": decided + 1_000_000, "outcome": "moved", "reason": "", "phases": {}} | more
         )
 
     def write(self, path: Path, record: dict[str, Any] | None = None, **facts: Any) -> Path:

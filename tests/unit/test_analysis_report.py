@@ -31,9 +31,7 @@ def many_moves(moves: int) -> Download:
 
 
 def test_report_is_one_file(tmp_path: Path) -> None:
-    written = report.write(
-        many_moves(12).write(tmp_path, {"git_revision": "abc123", "versions": {"kernel": "6.1"}})
-    )
+    written = report.write(many_moves(12).write(tmp_path, {"git_revision": "abc123", "versions": {"kernel": "6.1"}}))
     assert written.path == tmp_path / "report.html"
     assert written.figures["verdict"] == "succeeded"
     page = written.path.read_text()

@@ -125,16 +125,14 @@ def test_repeated_and_failed_attempts(tmp_path: Path) -> None:
     run.control(6, "client", "s2", MIGRATE, SYN)
     run.move(7, 7.5, "s2")
     run.data(8, "s2", 2000, 1000)
-    run.report(1.9, "s1", "s2", committed_ns=None, outcome="UNKNOWN_CONNECTION")
+    run.report(1.9, "s1", "s2", committed_ns=0, outcome="kept", reason="UNKNOWN_CONNECTION")
     run.report(5.9, "s1", "s2")
     _, trace = traced(run.write(tmp_path))
     assert trace.attempts == 2
     assert trace.moves["migration_ms"].tolist() == pytest.approx([2.0])
     verdict = judge(tmp_path)
     assert verdict.verdict == "failed"
-    assert (
-        verdict.reason == "moves on the wire: 1, asked for: 2 (first outcome otherwise: UNKNOWN_CONNECTION)"
-    )
+    assert verdict.reason == "moves on the wire: 1, asked for: 2 (first outcome otherwise: UNKNOWN_CONNECTION)"
     assert verdict.figures["first_byte_ms_median"]["n"] == 1
 
 
