@@ -112,7 +112,7 @@ class Run:
         link = latest.with_name(f".latest-{self.id}")
         link.symlink_to(self.id)
         link.replace(latest)
-        give_to_invoker(self.directory.parent)
+        give_to_invoker(self.directory.parents[1], self.directory.parent, latest, self.directory)
 
     def __enter__(self) -> Self:
         return self
@@ -131,11 +131,11 @@ class Run:
         new.replace(self.path(name))
 
 
-def give_to_invoker(directory: Path) -> None:
-    """Under sudo: make `directory`, its parent and all in it belong to the user who called sudo."""
+def give_to_invoker(*paths: Path) -> None:
+    """Under sudo: make `paths`, and all that is in the last of them, belong to the user who called sudo."""
     if os.geteuid() != 0 or "SUDO_UID" not in os.environ:
         return
     uid, gid = int(os.environ["SUDO_UID"]), int(os.environ.get("SUDO_GID", os.environ["SUDO_UID"]))
-    for path in (directory.parent, directory, *directory.rglob("*")):
-        with contextlib.suppress(FileNotFoundError):  # other runs end at the same time
+    for path in (*paths, *paths[-1].rglob("*")):
+        with contextlib.suppress(FileNotFoundError):  # another run replaces `latest` at the same time
             os.chown(path, uid, gid, follow_symlinks=False)

@@ -139,6 +139,8 @@ def main() -> int:
             Prompt(network.net)
     except TestbedError as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:  # before or after the prompt, which has its own use for Ctrl-C
+        return 130
     return 0
 
 

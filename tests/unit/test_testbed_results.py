@@ -69,5 +69,18 @@ def test_a_run_that_was_killed_is_invalid(tmp_path: Path) -> None:
     assert load(make(tmp_path), "run.json")["verdict"] == "invalid"
 
 
+def test_under_sudo_results_belong_to_the_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given: dict[Path, tuple[int, int]] = {}
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("os.chown", lambda path, uid, gid, **_options: given.update({path: (uid, gid)}))
+    monkeypatch.setenv("SUDO_UID", "1000")
+    monkeypatch.setenv("SUDO_GID", "1001")
+    run = make(tmp_path)
+    run.finish("succeeded")
+    files = {run.path("run.json"), run.path("events.jsonl"), tmp_path / "demo" / "latest", tmp_path / "demo", tmp_path}
+    assert files <= given.keys()
+    assert set(given.values()) == {(1000, 1001)}
+
+
 def test_clock_offset() -> None:
     assert abs(time.monotonic_ns() + machine.realtime_minus_monotonic_ns() - time.time_ns()) < 50_000_000
