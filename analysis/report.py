@@ -122,12 +122,12 @@ def _rows(found: Examination) -> list[tuple[str, str, str, str, str]]:
     f = found.verdict.figures
 
     def plain(what: str, key: str, unit: str, meaning: str) -> tuple[str, str, str, str, str]:
-        return (what, _with_unit(f[key], unit), "", "1" if f[key] is not None else "0", meaning)
+        return (what, _number(f[key], unit), "", "1" if f[key] is not None else "0", meaning)
 
     def estimate(what: str, key: str, meaning: str) -> tuple[str, str, str, str, str]:
         low, high = f[key]["ci95"]
         interval = f"{_number(low)} to {_number(high)} ms" if low is not None else ""
-        return (what, _with_unit(f[key]["value"], "ms"), interval, str(f[key]["n"]), meaning)
+        return (what, _number(f[key]["value"], "ms"), interval, str(f[key]["n"]), meaning)
 
     return [
         estimate("Decision to first new byte, median", "first_byte_ms_median",
@@ -145,17 +145,15 @@ def _rows(found: Examination) -> list[tuple[str, str, str, str, str]]:
     ]  # fmt: skip
 
 
-def _number(value: float | None) -> str:
-    """Three significant digits at least, thousands apart; a dash for what is not known."""
+def _number(value: float | None, unit: str = "") -> str:
+    """Three significant digits or more, thousands set apart, with the unit; a dash for what is not known."""
     if value is None:
         return "–"
     if isinstance(value, int) or value >= 1000:
-        return f"{value:,.0f}".replace(",", "\u202f")
-    return f"{value:.1f}" if value >= 100 else f"{value:.2f}"
-
-
-def _with_unit(value: float | None, unit: str) -> str:
-    return _number(value) + (f" {unit}" if unit and value is not None else "")
+        digits = f"{value:,.0f}".replace(",", "\u202f")
+    else:
+        digits = f"{value:.1f}" if value >= 100 else f"{value:.2f}"
+    return f"{digits} {unit}" if unit else digits
 
 
 def _size(count: int | None) -> str:
