@@ -1,7 +1,7 @@
-"""The client's mapping and the servers' handshake records: BPF programs of one host, seen from its agent.
+"""The client's mapping and the servers' handshake records: one host's BPF programs, seen from its agent.
 
-`Datapath.attach` puts the same programs on every host. What they do per packet: mtcp/linux/bpf. Here: the connections as
-values, and the transitions that the agent may ask for. One agent at a time may use a host's datapath; reading is free.
+`Datapath.attach` puts the same programs on every host. What they do per packet: mtcp/linux/bpf. Here: the connections
+as values, and the transitions that the agent may ask for. One agent at a time may use a host's datapath.
 """
 
 from __future__ import annotations
@@ -39,9 +39,10 @@ class Entry:
     stale: bool  # a newer connection uses this 4-tuple
     key: bytes
     attempt: int  # number of times that begin succeeded
-    rcv_nxt: int  # latest acknowledgement for the current server, held ones included
+    rcv_nxt: int  # latest acknowledgement that went out, as the server saw it
     snd_nxt: int  # end of what went out
     window: int  # of the segment that rcv_nxt is from, unscaled
+    tcp_flags: int  # all that went out, or-ed
     last_seen_ns: int  # CLOCK_MONOTONIC, as all times here
     committed_at_ns: int  # 0: was never moved
     counters: dict[str, int]  # layout.COUNTERS
@@ -92,8 +93,9 @@ class Datapath:
     ) -> Datapath:
         """Attach to a cgroup v2 directory and to interfaces of this network namespace.
 
-        With `pin_dir`, a directory of a BPF file system, everything outlives the process; what is already pinned there is
-        used as it is, with its capacity. Without, it vanishes with the process. DatapathError says what to do.
+        With `pin_dir`, a directory in a BPF file system that this makes, everything outlives the process; what is
+        pinned there already is used as it is, with its capacity. Without, all vanishes with the process. DatapathError
+        says what to do.
         """
         return cls(Attachment.open(cgroup, interfaces, pin_dir, capacity))
 
@@ -104,7 +106,7 @@ class Datapath:
         return self._maps.events
 
     def events(self) -> list[Event]:
-        """All pending events, oldest first. Events are lost when 16,000 are pending: then look at `entries`."""
+        """All pending events, oldest first. Events are lost when 10,000 are pending: then look at `entries`."""
         event = layout.EVENT
         return [
             Event(
@@ -157,17 +159,20 @@ class Datapath:
             owner = self._lookup(table, layout.tuple_key(four_tuple))
             if owner not in (None, entry.index):
                 raise ValueError(f"{entry.four_tuple} cannot move to {server}: another connection has {route.reversed}")
-        self._add_route(entry, layout.tuple_key(route))
+        new_route = self._add_route(entry, layout.tuple_key(route))
         attempt = (entry.attempt + 1) & (0xFFFFFFFF >> layout.ATTEMPT_SHIFT)
         word = attempt << layout.ATTEMPT_SHIFT | entry.word & layout.SLOT_BIT | EntryState.MIGRATING
         if not self._exchange(entry, word, layout.endpoint_number(server)):
+            if new_route:  # the index may be another connection's by now
+                self._routes[entry.index].discard(layout.tuple_key(route))
+                loader.map_delete(self._maps.ingress, layout.tuple_key(route))
             raise ValueError(f"{entry.four_tuple} is not what it was when entry {entry.index} was read: read it again")
         return self.entry(entry.index)
 
     def abort(self, entry: Entry) -> bool:
         """Give up the attempt that `begin` returned: the current server is heard again.
 
-        False if the move was committed already (or the connection is gone). True if not, also when it was aborted before.
+        False if the move was committed already, or the connection is gone. True again when it was aborted before.
         """
         if entry.state != EntryState.MIGRATING:
             raise ValueError(f"{entry.four_tuple} was {entry.state.name}: abort needs the entry that begin returned")
@@ -207,7 +212,9 @@ class Datapath:
         value = loader.map_lookup(self._maps.accepted, key, record.SIZE)
         if value is None:
             return None
-        return Accepted(value[: record.KEY.size], layout.read(value, record.RCV_NXT), layout.read(value, record.SND_NXT))
+        return Accepted(
+            value[: record.KEY.size], layout.read(value, record.RCV_NXT), layout.read(value, record.SND_NXT)
+        )
 
     def forget(self, four_tuple: FourTuple) -> None:
         """Drop the record; does nothing if there is none. Unforgotten ones make room for new ones, oldest first."""
@@ -252,12 +259,17 @@ class Datapath:
             entry = now
         return False
 
-    def _add_route(self, entry: Entry, key: bytes) -> None:
+    def _add_route(self, entry: Entry, key: bytes) -> bool:
+        """Let segments with this 4-tuple come to the entry; False if they do already."""
+        routes = self._routes.setdefault(entry.index, set())
+        if key in routes:
+            return False
         try:
             loader.map_update(self._maps.ingress, key, _index_bytes(entry.index))
         except loader.BpfError as error:
             raise DatapathError("no room for more servers: raise the capacity of the datapath") from error
-        self._routes.setdefault(entry.index, set()).add(key)
+        routes.add(key)
+        return True
 
     def _lookup(self, table: int, key: bytes) -> int | None:
         value = loader.map_lookup(table, key, _INDEX_SIZE)
@@ -287,6 +299,7 @@ def _entry_of(index: int, memory: bytes) -> Entry:
         rcv_nxt=number(ENTRY.RCV_NXT),
         snd_nxt=number(ENTRY.SND_NXT),
         window=number(ENTRY.WINDOW),
+        tcp_flags=number(ENTRY.TCP_FLAGS),
         last_seen_ns=number(ENTRY.LAST_SEEN),
         committed_at_ns=number(ENTRY.COMMITTED_AT),
         counters={name: number(field) for name, field in COUNTERS.items()},

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 import socket
@@ -11,6 +12,7 @@ import struct
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mtcp.errors import MtcpError
 from mtcp.linux.bpf import layout, loader, sockops, tc, transition
 from mtcp.linux.bpf.layout import Maps
 from mtcp.linux.bpf.loader import AttachType, BpfError, MapType, ProgramType
@@ -18,16 +20,17 @@ from mtcp.linux.bpf.loader import AttachType, BpfError, MapType, ProgramType
 _SERVERS_PER_CONNECTION = 4  # on average: room for the ingress map
 _RING_SIZE = 1 << 18  # bytes, a power of 2: 16 for each event and 8 for its header
 _MAX_LISTENERS = 1024
-_ETHERNET_TYPES = ("1", "772")  # ARPHRD_ETHER; ARPHRD_LOOPBACK, which has Ethernet headers, too
+_SIOCGIFHWADDR = 0x8927
+_ETHERNET_TYPES = (1, 772)  # ARPHRD_ETHER; ARPHRD_LOOPBACK, which has Ethernet headers, too
 _PROGRAMS = ("sockops", "ingress", "egress", "transition")
 
 
-class DatapathError(Exception):
+class DatapathError(MtcpError):
     """The datapath cannot be set up here; the message says in one line what to do."""
 
 
 class Attachment:
-    """Descriptors of everything the datapath consists of."""
+    """Descriptors of all that the datapath consists of."""
 
     def __init__(self, maps: Maps, programs: dict[str, int], links: dict[str, int], pin_dir: Path | None) -> None:
         self.maps = maps
@@ -47,9 +50,12 @@ class Attachment:
                 maps, programs = _create(capacity, undo)
             else:
                 maps, programs = _open_or_create_pinned(pin_dir, capacity, undo)
-            links = _attach(cgroup, indices, programs, pin_dir, undo)
+            links: dict[str, int] = {}
+            for name, link in _attach(cgroup, indices, programs, pin_dir):
+                undo.callback(os.close, link)
+                links[name] = link
             undo.pop_all()
-            return cls(maps, programs, links, pin_dir)
+        return cls(maps, programs, links, pin_dir)
 
     def close(self) -> None:
         """Close the descriptors; what is not pinned goes with them."""
@@ -109,11 +115,13 @@ def _create(capacity: int, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, 
 
 
 def _open_or_create_pinned(pin_dir: Path, capacity: int, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, int]]:
-    """Maps and programs are pinned in a directory of another name first: `pin_dir` has all of them or does not exist."""
-    if not pin_dir.parent.is_dir() or not loader.is_bpffs(pin_dir.parent):
-        raise DatapathError(f"{pin_dir} is in no BPF file system: mount -t bpf bpf {pin_dir.parent}")
+    """Maps and programs are pinned under another name first: `pin_dir` has all of them or does not exist."""
+    existing = next(parent for parent in pin_dir.absolute().parents if parent.is_dir())
+    if not loader.is_bpffs(existing):
+        raise DatapathError(f"{pin_dir} is in no BPF file system: mount -t bpf bpf {existing}")
     if pin_dir.exists():
         return _open_pinned(pin_dir, undo)
+    pin_dir.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
     maps, programs = _create(capacity, undo)
     unfinished = pin_dir.with_name(pin_dir.name + "-unfinished")
     remove_pins(unfinished)
@@ -147,29 +155,34 @@ def _open_pinned(pin_dir: Path, undo: contextlib.ExitStack) -> tuple[Maps, dict[
 
 
 def _attach(
-    cgroup: Path, indices: dict[str, int], programs: dict[str, int], pin_dir: Path | None, undo: contextlib.ExitStack
-) -> dict[str, int]:
+    cgroup: Path, indices: dict[str, int], programs: dict[str, int], pin_dir: Path | None
+) -> Iterator[tuple[str, int]]:
+    """Name and descriptor of each link, made unless there is a live one."""
     cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
-    undo.callback(os.close, cgroup_fd)
-    cgroup_id = cgroup.stat().st_ino
-    wanted = [("link_sockops", programs["sockops"], cgroup_fd, cgroup_id, AttachType.SOCK_OPS)]
+    try:
+        sockops_link = _link("link_sockops", programs["sockops"], cgroup_fd, AttachType.SOCK_OPS, pin_dir, cgroup)
+        yield "link_sockops", sockops_link
+    finally:
+        os.close(cgroup_fd)
     for interface, index in indices.items():
         escaped = interface.replace("%", "%25").replace(".", "%2e")  # pins' names have no dots
         for program, kind in (("ingress", AttachType.TCX_INGRESS), ("egress", AttachType.TCX_EGRESS)):
-            wanted.append((f"link_{program}_{escaped}", programs[program], index, index, kind))
-    links = {}
-    for name, program_fd, target, identity, kind in wanted:
-        path = pin_dir / name if pin_dir else None
-        fd = _open_live_link(path, identity) if path else None
-        if fd is None:
-            fd = loader.link_create(program_fd, target, kind)
-            undo.callback(os.close, fd)
-            if path:
-                loader.pin(fd, path)
-        else:
-            undo.callback(os.close, fd)
-        links[name] = fd
-    return links
+            name = f"link_{program}_{escaped}"
+            yield name, _link(name, programs[program], index, kind, pin_dir)
+
+
+def _link(
+    name: str, program: int, target: int, kind: AttachType, pin_dir: Path | None, cgroup: Path | None = None
+) -> int:
+    """A link of the program to an interface index or, given its path, to a cgroup's descriptor."""
+    if pin_dir is None:
+        return loader.link_create(program, target, kind)
+    path = pin_dir / name
+    link = _open_live_link(path, cgroup.stat().st_ino if cgroup else target)
+    if link is None:
+        link = loader.link_create(program, target, kind)
+        loader.pin(link, path)
+    return link
 
 
 def _open_live_link(path: Path, identity: int) -> int | None:
@@ -188,10 +201,15 @@ def _open_live_link(path: Path, identity: int) -> int | None:
 
 
 def _interface_index(name: str) -> int:
+    request = struct.pack("16s24x", name.encode())
     try:
         index = socket.if_nametoindex(name)
+        with socket.socket() as any_socket:
+            answer = fcntl.ioctl(any_socket, _SIOCGIFHWADDR, request)
     except OSError:
         raise DatapathError(f"there is no interface {name!r} in this network namespace: see `ip link`") from None
+    if struct.unpack_from("=H", answer, 16)[0] not in _ETHERNET_TYPES:
+        raise DatapathError(f"interface {name!r} has no Ethernet headers: leave it out")
     return index
 
 

@@ -18,7 +18,7 @@ committing an attempt that was aborted and begun anew with another server. A CPU
 TRACKED word of before a commit when the next `begin` has already overwritten that slot compares with, or sends to,
 the server that is `next`; such a segment is dropped or answered by a RST, which is dropped. Both heal as a loss does.
 
-IPv6 will be a second pair of hash maps with 36-byte keys and an entry with 16-byte addresses; nothing here depends on it.
+IPv6 will be a second pair of hash maps with 36-byte keys, and entries with 16-byte addresses.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class ENTRY:
     CLIENT = Field(24, 8)  # endpoint
     ORIGINAL = Field(32, 8)  # endpoint: the server as the socket knows it
     SERVERS = Field(40, 32)  # two SERVER slots: current and next or previous
-    RCV_NXT = Field(72, 4)  # latest acknowledgement for the current server, held ones included
+    RCV_NXT = Field(72, 4)  # latest acknowledgement that went out, as the server saw it
     SND_NXT = Field(76, 4)  # end of what went out
     WINDOW = Field(80, 4)  # unscaled, of the segment that RCV_NXT is from
     TCP_FLAGS = Field(84, 4)  # all that went out, or-ed

@@ -64,7 +64,7 @@ SLEEPABLE = 1 << 4  # program flag; programs of type SYSCALL need it
 
 
 class BpfError(OSError):
-    """bpf(2) refused. `errno` is the kernel's; the message names the operation, for programs with the end of the log."""
+    """bpf(2) refused. `errno` is the kernel's; the text names the operation, for programs with the end of the log."""
 
 
 class MapInfo(NamedTuple):

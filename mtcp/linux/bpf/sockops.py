@@ -1,8 +1,8 @@
 """The program on a host's cgroup: announces M-TCP in the handshake and notes connections that both ends can move.
 
-One program plays both roles. Client: CAPABLE on every IPv4 SYN; a SYN-ACK with CAPABLE and a key makes an entry. Server:
-only listeners on a port of map `listeners` answer CAPABLE, with a fresh key; all others, and every peer without the
-option, get plain TCP, byte for byte. Callbacks are asked for only until the handshake is over.
+One program plays both roles. Client: CAPABLE on every IPv4 SYN; a SYN-ACK with CAPABLE and a key makes an entry.
+Server: only listeners on a port of map `listeners` answer CAPABLE, with a fresh key; all others, and every peer
+without the option, get plain TCP, byte for byte. Callbacks are asked for only until the handshake is over.
 
 R6 is the context, struct bpf_sock_ops.
 """
@@ -28,12 +28,20 @@ from mtcp.linux.bpf.layout import (
 )
 
 # enum in linux/bpf.h: what the program is called for
-_CONNECT, _ACTIVE_ESTABLISHED, _PASSIVE_ESTABLISHED, _STATE, _LISTEN, _OPTION_LENGTH, _WRITE_OPTION = 3, 4, 5, 10, 11, 14, 15
+_CONNECT, _ACTIVE_ESTABLISHED, _PASSIVE_ESTABLISHED, _STATE, _LISTEN, _OPTION_LENGTH, _WRITE_OPTION = (
+    3,
+    4,
+    5,
+    10,
+    11,
+    14,
+    15,
+)
 _STATE_FLAG, _WRITE_FLAG = 1 << 2, 1 << 6  # bpf_sock_ops_cb_flags
 _AF_INET, _AF_INET6 = 2, 10
 _TCP_CLOSE = 7
 _SYN, _SYN_ACK = 0x02, 0x12
-_SYNACK_COOKIE = 1  # args[0]: SYN cookies remember nothing, so there is nowhere to keep a key
+_SYNACK_COOKIE = 2  # args[0]: SYN cookies remember nothing, so there is nowhere to keep a key
 _FROM_SYN = 1  # load_hdr_opt: look into the SYN that was received, not into this packet
 _IPPROTO_TCP, _TCP_SAVE_SYN = 6, 27
 _OK = 1

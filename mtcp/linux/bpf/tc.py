@@ -1,4 +1,4 @@
-"""The programs on a host's interfaces (TCX): they translate between the server that the socket knows and the current one.
+"""The programs on a host's interfaces (TCX): they put the current server in the place of the one the socket knows.
 
 Both: IPv4 TCP over Ethernet. Fragments, packets with IP options, VLAN tags inside the packet and IPv6 pass untouched,
 as does everything that belongs to no entry. R6 is the packet, R7 the entry, R9 the state word (ingress: R8).
@@ -87,8 +87,8 @@ def egress(maps: Maps) -> bytes:
     macros.slot(asm, R8, R9, current=True)
     asm.and_(R9, STATE_MASK)
     asm.jump("==", R9, EntryState.FREE, "pass")
-    _limit_and_record_acknowledgement(asm)
     asm.jump("==", R9, EntryState.MIGRATING, "hold")
+    _limit_and_record_acknowledgement(asm)
     _load_sequence_end(asm, R3)
     macros.store_latest(asm, R7, ENTRY.SND_NXT, R3)
     asm.load(R9, R8, macros.server(SERVER.ADDRESS))
@@ -110,7 +110,9 @@ def egress(maps: Maps) -> bytes:
     asm.atomic_fetch_or(R7, ENTRY.FLAGS, R1)
     asm.label("pass")
     asm.exit(_NEXT)
-    asm.label("hold")  # the kernel learns of the drop, takes new data as unsent and sends it on the next acknowledgement
+    asm.label(
+        "hold"
+    )  # the kernel learns of the drop, takes new data as unsent and sends it on the next acknowledgement
     macros.count(asm, ENTRY.HELD)
     asm.label("drop")
     asm.exit(_DROP)
@@ -251,7 +253,8 @@ def _limit_and_record_acknowledgement(asm: Assembler) -> None:
 
     After a move the socket may have taken late segments of the old server that the current one did not send yet; it
     would discard such acknowledgements, for ever if they are far enough ahead. The limited number is also what the
-    entry records: the next server to move to learns it as rcv_nxt, and the current one must not find it too high.
+    entry records: the next server learns it as rcv_nxt, and the current one must not find it too high. For the same
+    reason a held acknowledgement is not recorded.
     """
     asm.load(R3, FP, _STACK.ACK)
     asm.store(FP, _STACK.NEW_ACK, R3)

@@ -1,0 +1,230 @@
+"""The datapath on real kernel TCP: begin, commit and abort, and the stream after a move."""
+
+from __future__ import annotations
+
+import dataclasses
+import fcntl
+import os
+import socket
+import struct
+import termios
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from mtcp import seq
+from mtcp.address import Endpoint
+from mtcp.linux.datapath import Entry, EntryState, EventKind
+from tests.root.two_hosts import (
+    PORT,
+    S1_IP,
+    S2,
+    TCP_REPAIR,
+    Network,
+    find,
+    numbers,
+    raw_segment,
+    read_exactly,
+    segments,
+    silent,
+    take_over,
+    two_hosts,
+    until,
+)
+
+pytestmark = pytest.mark.root
+
+
+@pytest.fixture
+def network() -> Iterator[Network]:
+    with two_hosts() as made:
+        yield made
+
+
+def test_begin_holds_both_ways_and_abort_lets_go(network: Network) -> None:
+    c, _ = network.attach()
+    client, server = network.connect(network.listener())
+    entry = c.begin(find(c, client), S2)
+    assert (entry.state, entry.next, entry.attempt) == (EntryState.MIGRATING, S2, 1)
+    client.sendall(b"up")
+    server.sendall(b"down")
+    assert silent(server) and silent(client)
+    counters = c.entry(entry.index).counters
+    assert counters["held"] > 0 and counters["deaf_dropped"] > 0
+    with pytest.raises(ValueError, match="MIGRATING"):
+        c.begin(c.entry(entry.index), S2)
+    assert c.abort(entry) and c.abort(entry)
+    assert c.entry(entry.index).state is EntryState.TRACKED
+    assert read_exactly(client, 4) == b"down" and read_exactly(server, 2) == b"up"
+    with pytest.raises(ValueError, match="already at"):
+        c.begin(c.entry(entry.index), Endpoint(S1_IP, PORT))
+    with pytest.raises(ValueError, match="read it again"):
+        c.begin(find_stale_word(entry), S2)
+    assert c.begin(c.entry(entry.index), S2).attempt == 2
+
+
+def find_stale_word(entry: Entry) -> Entry:
+    """The entry as it was before it began to move."""
+    return dataclasses.replace(entry, state=EntryState.TRACKED, word=1)
+
+
+def test_first_segment_of_the_next_server_commits(network: Network) -> None:
+    c, _ = network.attach()
+    client, s1 = network.connect(network.listener())
+    s1.sendall(b"one")
+    assert read_exactly(client, 3) == b"one"
+    until(lambda: find(c, client).rcv_nxt == numbers(client)[0])
+    c.events()
+    entry = c.begin(find(c, client), S2)
+    s2 = take_over(network, s1)
+    client.sendall(b"held")
+    for flags in (0x04, 0x14, 0x12, 0x00):  # RST, RST+ACK, SYN+ACK, nothing: no commit
+        raw_segment(network.server, S2, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, flags, b"")
+    time.sleep(0.05)
+    assert c.entry(entry.index).state is EntryState.MIGRATING
+    assert c.entry(entry.index).counters["rst_dropped"] == 2
+    before = time.monotonic_ns()
+    s2.sendall(b"two")
+    assert read_exactly(client, 3) == b"two"
+    assert read_exactly(s2, 4) == b"held"
+    moved = c.entry(entry.index)
+    assert (moved.state, moved.current, moved.next, moved.moved) == (EntryState.TRACKED, S2, None, True)
+    assert before < moved.committed_at_ns < time.monotonic_ns()
+    assert [(e.kind, e.index) for e in c.events()] == [(EventKind.COMMITTED, entry.index)]
+    assert not c.abort(entry)
+    assert find(c, client) == c.entry(entry.index)
+    assert client.getpeername() == (S1_IP, PORT)
+    s1.sendall(b"late")  # the old server is not heard any more, its reset neither
+    raw_segment(network.server, Endpoint(S1_IP, PORT), entry.four_tuple.local, moved.rcv_nxt, 0, 0x04, b"")
+    assert silent(client)
+    counters = c.entry(entry.index).counters
+    assert counters["other_dropped"] > 0 and counters["rst_dropped"] == 3
+    client.sendall(b"more")
+    assert read_exactly(s2, 4) == b"more"
+    s2.close()
+    assert client.recv(1) == b""
+
+
+def test_aborted_attempt_cannot_commit(network: Network) -> None:
+    c, _ = network.attach()
+    client, s1 = network.connect(network.listener())
+    entry = c.begin(find(c, client), S2)
+    s2 = take_over(network, s1)
+    assert c.abort(entry)
+    s2.sendall(b"two")
+    assert silent(client)
+    assert c.entry(entry.index).current == Endpoint(S1_IP, PORT)
+    s1.sendall(b"one")
+    assert read_exactly(client, 3) == b"one"
+    client.sendall(b"up")
+    assert read_exactly(s1, 2) == b"up"
+
+
+def test_abort_and_commit_exclude_each_other(network: Network) -> None:
+    c, _ = network.attach()
+    client, _ = network.connect(network.listener())
+    home = find(c, client).current
+    outcomes = set()
+    for round_number in range(60):
+        entry = find(c, client)
+        other = S2 if entry.current == home else home
+        entry = c.begin(entry, other)
+        send = threading.Thread(
+            target=raw_segment,
+            args=(network.server, other, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x10, b""),
+        )
+        send.start()
+        time.sleep(round_number % 20 * 0.0001)
+        aborted = c.abort(entry)
+        send.join()
+        time.sleep(0.002)
+        now = find(c, client)
+        assert now.state is EntryState.TRACKED
+        assert now.current == (entry.current if aborted else other)
+        outcomes.add(aborted)
+    assert outcomes == {True, False}
+
+
+def test_another_connection_to_the_next_server_forbids_the_move(network: Network) -> None:
+    c, s = network.attach()
+    s.listen(S2.port)
+    client, _ = network.connect(network.listener(), 5556)
+    with network.server.inside():
+        second = network.kept(socket.create_server(S2))
+    network.connect(second, 5556)
+    with pytest.raises(ValueError, match="another connection"):
+        c.begin(find(c, client), S2)
+
+
+def test_bulk_in_both_directions_after_a_move(network: Network) -> None:
+    """Large packets (GSO, GRO) and checksums: byte for byte."""
+    c, _ = network.attach()
+    client, s1 = network.connect(network.listener())
+    entry = c.begin(find(c, client), S2)
+    s2 = take_over(network, s1)
+    data = os.urandom(16 << 20)
+    for sender, receiver in ((s2, client), (client, s2)):
+        thread = threading.Thread(target=sender.sendall, args=(data,))
+        thread.start()
+        assert read_exactly(receiver, len(data)) == data
+        thread.join()
+    counters = c.entry(entry.index).counters
+    assert c.entry(entry.index).moved
+    assert counters["ingress"] < len(data) / 1448  # large packets were among them
+
+
+def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) -> None:
+    """S1's last bytes reached the client, but their acknowledgement did not go out: S2 sends them again."""
+    c, _ = network.attach()
+    client, s1 = network.connect(network.listener())
+    client.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 0)  # acknowledge late
+    before = find(c, client)
+    s1.sendall(b"one")
+    assert read_exactly(client, 3) == b"one"
+    entry = c.begin(find(c, client), S2)
+    assert entry.rcv_nxt == before.rcv_nxt
+    s2 = take_over(network, s1, repeat=3)
+    tap = network.server.capture("s0")
+    for part in (b"o", b"ne", b"two"):
+        s2.sendall(part)
+        settle(s2)
+        sent = numbers(s2)[1]
+        assert find(c, client).rcv_nxt == sent
+    assert read_exactly(client, 3) == b"two"
+    assert find(c, client).counters["clamped"] > 0
+    acknowledged = {seq.diff(x.ack, before.rcv_nxt) for x in segments(tap) if x.destination == S2.ip}
+    assert acknowledged == {1, 3, 6}
+
+
+def outstanding(sock: socket.socket) -> int:
+    """Bytes not acknowledged yet."""
+    return int(struct.unpack("i", fcntl.ioctl(sock, termios.TIOCOUTQ, bytes(4)))[0])
+
+
+def test_there_and_back_and_on(network: Network) -> None:
+    """Moves one after another use the two slots in turn, the original server among them."""
+    c, _ = network.attach()
+    client, server = network.connect(network.listener())
+    places = [Endpoint(S2.ip, 9001), Endpoint(S2.ip, 9002), Endpoint(S1_IP, PORT), Endpoint(S1_IP, 9003)]
+    for attempt, place in enumerate(places, 1):
+        entry = c.begin(find(c, client), place)
+        old, server = server, take_over(network, server, place)
+        old.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # closes without a packet
+        old.close()
+        message = str(place).encode()
+        server.sendall(message)
+        assert read_exactly(client, len(message)) == message
+        client.sendall(message)
+        assert read_exactly(server, len(message)) == message
+        settle(client, server)
+        now = find(c, client)
+        assert (now.current, now.attempt, now.moved) == (place, attempt, place != entry.four_tuple.remote)
+    c.remove(find(c, client))
+    assert c.entries() == []
+
+
+def settle(*sockets: socket.socket) -> None:
+    """Wait until all is acknowledged."""
+    until(lambda: not any(outstanding(sock) for sock in sockets))
