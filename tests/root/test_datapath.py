@@ -143,7 +143,7 @@ def test_entry_has_the_sockets_numbers(network: Network) -> None:
     acks = [s for s in segments(tap) if s.sport == client.getsockname()[1]]
     tap.close()
     assert entry.window == acks[-1].window
-    assert time.monotonic_ns() - entry.last_seen_ns < 10**9
+    assert 0 < entry.last_seen_ns < time.monotonic_ns()
     assert entry.committed_at_ns == 0
     assert c.entry(entry.index) == entry and c.entries() == [entry]
 
