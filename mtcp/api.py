@@ -38,6 +38,7 @@ FENCED_POLL = 0.005
 """Seconds between looks at the fence while a move is under way; its success also wakes the socket."""
 SENDFILE_PIECE = 1 << 20
 """Bytes per call of sendfile(2): enough to be worth a call, little enough not to hold the capsule's lock for long."""
+Ends = tuple[tuple[str, int], tuple[str, int]]
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 
@@ -63,15 +64,21 @@ class Connection:
     """An accepted connection: plain TCP, or, when its client asked for M-TCP and an agent runs here, migratable."""
 
     def __init__(
-        self, sock: socket.socket, capsule: Capsule | None, channel: socket.socket | None, moved: bool
+        self,
+        sock: socket.socket,
+        ends: Ends,
+        capsule: Capsule | None = None,
+        channel: socket.socket | None = None,
+        moved: bool = False,
     ) -> None:
+        """`ends`: this end's address and the client's; the socket forgets them when the connection leaves."""
         sock.setblocking(False)
         self._sock = sock
         self._capsule = capsule
         self._channel = channel
         self._moved = moved
         self._timeout: float | None = None
-        self._ends = (sock.getsockname()[:2], sock.getpeername()[:2])
+        self._ends = ends
         _open.add(self)
 
     # -- what M-TCP adds
@@ -184,10 +191,10 @@ class Connection:
         return self._sock.fileno()
 
     def getsockname(self) -> tuple[str, int]:
-        return self._ends[0]  # type: ignore[no-any-return]
+        return self._ends[0]
 
     def getpeername(self) -> tuple[str, int]:
-        return self._ends[1]  # type: ignore[no-any-return]
+        return self._ends[1]
 
     def setsockopt(self, level: int, option: int, value: int) -> None:
         """For options of this server's socket; those that travel are SO_KEEPALIVE, SO_LINGER and TCP_NODELAY."""
@@ -203,7 +210,7 @@ class Connection:
                 with contextlib.suppress(OSError):
                     self._sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):
-                local.send(self._channel, {"op": "detach", "local": self._ends[0], "remote": self._ends[1]})
+                local.send(self._channel, {"op": "detach", "capsule": self._capsule.id})
             self._capsule.close()
         self._sock.close()
 
@@ -301,16 +308,17 @@ class Listener:
         if self._channel is not None:
             with contextlib.suppress(BlockingIOError):
                 return self._imported(self._channel)
-        sock, _ = self._sock.accept()
+        sock, peer = self._sock.accept()
+        ends = (sock.getsockname()[:2], peer[:2])
         if self._channel is None or not _asked_for_mtcp(sock):
-            return Connection(sock, None, None, False)
+            return Connection(sock, ends)
         capsule = Capsule.create(self._log_size, self._state_max)
         try:
             local.send(self._channel, {"op": "attach"}, [sock.fileno(), capsule.fd])
         except OSError:
             capsule.close()
-            return Connection(sock, None, None, False)
-        return Connection(sock, capsule, self._channel, False)
+            return Connection(sock, ends)
+        return Connection(sock, ends, capsule, self._channel)
 
     def _imported(self, channel: socket.socket) -> Connection:
         try:
@@ -326,7 +334,9 @@ class Listener:
         # Opened anew, so that its lock is this process's own.
         capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
         os.close(fds[1])
-        return Connection(socket.socket(fileno=fds[0]), capsule, channel, True)
+        local_end, peer = message["local"], message["remote"]
+        ends = ((local_end[0], local_end[1]), (peer[0], peer[1]))
+        return Connection(socket.socket(fileno=fds[0]), ends, capsule, channel, moved=True)
 
     def fileno(self) -> int:
         """Readable when `accept_nowait` has something."""

@@ -110,6 +110,11 @@ class Capsule:
         return cls(fd)
 
     @property
+    def id(self) -> int:
+        """The same for both sides, and different between connections (the memfd's inode)."""
+        return os.fstat(self.fd).st_ino
+
+    @property
     def fence(self) -> Fence:
         return Fence(self._fence)
 

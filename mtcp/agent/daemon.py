@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.client import ClientSide
 from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
@@ -136,8 +135,7 @@ class Agent:
                 self._as_server().attach(channel, fds)
                 self._reschedule()
             case "detach":
-                ends = (Endpoint(*message["local"]), Endpoint(*message["remote"]))
-                self._as_server().detach(channel, FourTuple(*ends))
+                self._as_server().detach(int(message["capsule"]))
             case "listen":
                 self._as_server().listen(channel, int(message["port"]))
                 channel.send({"ok": True})

@@ -55,6 +55,7 @@ class ServerConnection:
         self._side = side
         self._sock = sock
         self._capsule = capsule
+        self.capsule_id = capsule.id
         self._closed_by_application = False
 
     def announce(self, now: float) -> None:

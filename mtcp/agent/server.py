@@ -109,11 +109,15 @@ class ServerSide:
         connection.announce(time.monotonic())
         self.event("attached", connection, 0)
 
-    def detach(self, channel: Channel, four_tuple: FourTuple) -> None:
-        """The application of `channel` has closed the connection."""
-        connection = self._connections.get(four_tuple)
-        if connection is not None and connection.channel is channel and connection.ends_at is None:
-            connection.application_closed(time.monotonic())
+    def detach(self, capsule: int) -> None:
+        """The application has closed the connection with this capsule, or knows that it has left.
+
+        Not the one with these addresses: the same connection may have come back meanwhile, with another capsule.
+        """
+        for connection in self._connections.values():
+            if connection.capsule_id == capsule and connection.ends_at is None:
+                connection.application_closed(time.monotonic())
+                return
 
     def on_channel_closed(self, channel: Channel) -> None:
         """A process has ended; what it did not close stays for a while, and may move."""

@@ -1,0 +1,102 @@
+"""`python -m experiments handover | bench`: run an experiment in a sandbox and report on it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from testbed import doctor, sandbox
+from testbed.errors import TestbedError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status 0 when the verdict is `succeeded`, 1 when it is not, 2 for bad usage."""
+    options = _parser().parse_args(arguments)
+    sandbox.enter()
+    doctor.require("mnexec", "ip", "tc", "ifconfig", "tcpdump", "curl")
+    try:
+        return int(options.run(options, Console()))
+    except TestbedError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="python -m experiments", description="M-TCP experiments.")
+    commands = parser.add_subparsers(required=True, metavar="EXPERIMENT")
+    handover = commands.add_parser("handover", help="a download moves between two servers, again and again")
+    handover.add_argument("--migrations", type=_positive, default=200)
+    handover.add_argument("--size", type=_positive, default=500_000_000, metavar="BYTES")
+    handover.add_argument("--bw", type=float, default=500.0, metavar="MBIT", help="of each link; 0: unshaped")
+    handover.set_defaults(run=_handover)
+    bench = commands.add_parser("bench", help="what migration costs, each figure beside its reference")
+    bench.add_argument("--repetitions", type=_positive, default=12, help="of the goodput pairs")
+    bench.add_argument("--moves", type=_positive, default=200, help="per latency figure")
+    bench.set_defaults(run=_bench)
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
+    return value
+
+
+def _handover(options: argparse.Namespace, console: Console) -> int:
+    from analysis import report
+    from experiments.handover import Handover, perform
+    from testbed.results import Run
+
+    setting = Handover(options.migrations, options.size, options.bw or None)
+    factors = {"migrations": setting.migrations, "size": setting.size, "bw": setting.bw}
+    with Run("handover", scenario="handover", mechanism="mtcp", factors=factors) as run:
+        perform(run, setting, console)
+        run.finish("invalid", "not judged yet")
+        written = report.write(run.directory)
+        run.summary(written.figures)
+        run.finish(written.figures["verdict"], written.figures["reason"])
+    _show(written.figures, console)
+    console.print(f"report: {written.path}", soft_wrap=True)
+    return 0 if written.figures["verdict"] == "succeeded" else 1
+
+
+def _bench(options: argparse.Namespace, console: Console) -> int:
+    from experiments.bench import bench
+
+    figures, directory = bench(options.repetitions, options.moves, console)
+    _show(figures, console)
+    console.print(f"figures: {directory / 'summary.json'}", soft_wrap=True)
+    return 0 if figures["verdict"] == "succeeded" else 1
+
+
+def _show(figures: dict[str, Any], console: Console) -> None:
+    table = Table("figure", "value", "95 % CI", "n")
+    for name, value in figures.items():
+        if isinstance(value, dict) and "value" in value:
+            low, high = value.get("ci95") or (None, None)
+            table.add_row(name, _number(value["value"]), f"{_number(low)} … {_number(high)}", str(value.get("n", "")))
+        elif not isinstance(value, dict):
+            table.add_row(name, _number(value), "", "")
+    console.print(table)
+
+
+def _number(value: Any) -> str:
+    return (
+        f"{value:,.3f}"
+        if isinstance(value, float)
+        else "-"
+        if value is None
+        else f"{value:,}"
+        if type(value) is int
+        else str(value)
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,62 @@
+"""The agents' event logs of a run, merged: one `migration` event a move, with its phases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+PHASES = (
+    ("C→S2: SYN+MIGRATE", "decided", "migrate_received"),
+    ("S2→S1: state request", "migrate_received", "request_received"),
+    ("S1: fence and dump", "request_received", "dumped"),
+    ("S1→S2: state reply", "dumped", "reply_received"),
+    ("S2: restore", "reply_received", "restored"),
+    ("S2→C: SYN-ACK, first segment", "restored", "committed"),
+)
+"""(name, from event, to event), in the order of PROTOCOL.md's table of steps."""
+
+
+def read(path: Path) -> Iterator[dict[str, Any]]:
+    """The events of one agent."""
+    with path.open(encoding="utf-8") as lines:
+        for line in lines:
+            yield json.loads(line)
+
+
+def merge(logs: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """All agents' events in order of time; `names` are the servers' names by address.
+
+    A `migration` event gets the names of its servers and its phases in ms.
+    """
+    events = [
+        {**event, "host": path.stem.removeprefix("agent-")}
+        for path in sorted(logs.glob("agent-*.jsonl"))
+        for event in read(path)
+    ]
+    first: dict[tuple[str, int, str], int] = {}
+    for event in events:
+        if "attempt" in event:
+            first.setdefault((_port(event), event["attempt"], event["event"]), event["monotonic_ns"])
+    for event in sorted(events, key=lambda e: e["monotonic_ns"]):
+        yield _named(event, names, first) if event["event"] == "migration" else event
+
+
+def _port(event: Mapping[str, Any]) -> str:
+    """The client's end, however the event writes it."""
+    connection = event["connection"]
+    return connection if isinstance(connection, str) else "{}:{}".format(*connection)
+
+
+def _named(
+    event: dict[str, Any], names: Mapping[str, str], first: Mapping[tuple[str, int, str], int]
+) -> dict[str, Any]:
+    moments = {"decided": event["decided_ns"], "committed": event["committed_ns"]}
+    for name in ("migrate_received", "request_received", "dumped", "reply_received", "restored"):
+        moments[name] = first.get((_port(event), event["attempt"], name), 0)
+    phases = {
+        phase: (moments[end] - moments[start]) / 1e6 for phase, start, end in PHASES if moments[start] and moments[end]
+    }
+    ends = {end: names.get(event[end].rpartition(":")[0], event[end]) for end in ("from", "to")}
+    return {**event, **ends, "committed_ns": event["committed_ns"] or None, "phases": phases}
