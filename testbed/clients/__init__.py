@@ -1,0 +1,1 @@
+"""Clients that look closely: C sources, compiled where they are used."""

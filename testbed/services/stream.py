@@ -1,0 +1,189 @@
+"""Bytes that can be checked, at any pace, in either direction: for clients that look at every one of them.
+
+    python -m testbed.services.stream --port 7001 [--asyncio]
+
+A client's first line says what it wants:
+
+    DOWN bytes chunk interval_us    so many bytes, `chunk` of them every interval; 0: as fast as they go
+    UP bytes                        it sends so many; the answer is "OK bytes" or "BAD offset"
+    ECHO                            everything comes back
+
+Byte i of a direction is `pattern`'s (testbed/clients/strict.c has the same). What each must export differs:
+DOWN nothing, since its request is read again and the library knows where in the stream the client is; UP how far it
+has verified; ECHO only that it is one.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import functools
+import sys
+import threading
+import time
+
+import mtcp
+from mtcp import aio
+
+PERIOD = 1048573
+"""A prime near 1 MiB, and no multiple of any buffer's size."""
+DOWN, UP = 1, 2
+"""Seeds of the two directions."""
+EXPORT_EVERY = 1 << 18
+PIECE = 1 << 16
+
+
+@functools.cache
+def _table(seed: int) -> bytes:
+    """Two periods, so that every piece of up to one is contiguous."""
+    table, x = bytearray(PERIOD), seed
+    for i in range(PERIOD):
+        x = (1664525 * x + 1013904223) & 0xFFFFFFFF
+        table[i] = x >> 24
+    return bytes(table * 2)
+
+
+def pattern(direction: int, offset: int, length: int) -> bytes:
+    """Bytes [offset, offset + length) of a direction; at most PERIOD of them."""
+    start = offset % PERIOD
+    return _table(direction)[start : start + length]
+
+
+def serve(connection: mtcp.Connection) -> None:
+    """Serve one connection, from wherever it is, to its end."""
+    with connection, contextlib.suppress(ConnectionError):
+        imported = connection.import_state()
+        line = imported.state if imported is not None else b""
+        while not line.endswith(b"\n"):
+            byte = connection.recv(1)
+            if not byte:
+                return
+            line += byte
+        what, *numbers = line.decode().split()
+        if what == "DOWN":
+            down(connection, *map(int, numbers))
+        elif what == "UP":
+            up(connection, *map(int, numbers))
+        else:
+            echo(connection)
+
+
+def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) -> None:
+    offset = connection.discard(total)
+    due = time.monotonic()
+    while offset < total:
+        length = min(chunk, total - offset)
+        connection.sendall(pattern(DOWN, offset, length))
+        offset += length
+        if interval_us:
+            due = max(due + interval_us / 1e6, time.monotonic() - 0.1)
+            time.sleep(max(0.0, due - time.monotonic()))
+    while connection.recv(PIECE):
+        pass
+
+
+def up(connection: mtcp.Connection, total: int, offset: int = 0) -> None:
+    exported = offset
+    while offset < total:
+        data = connection.recv(min(PIECE, total - offset))
+        if not data or data != pattern(UP, offset, len(data)):
+            connection.sendall(b"BAD %d\n" % offset)
+            return
+        offset += len(data)
+        if offset - exported >= EXPORT_EVERY:
+            connection.export_state(b"UP %d %d\n" % (total, offset))
+            exported = offset
+    connection.sendall(b"OK %d\n" % total)
+
+
+def echo(connection: mtcp.Connection) -> None:
+    connection.export_state(b"ECHO\n")
+    while data := connection.recv(PIECE):
+        connection.sendall(data)
+        connection.export_state(b"ECHO\n")
+
+
+async def serve_async(connection: aio.Connection) -> None:
+    """As `serve`."""
+    async with connection:
+        with contextlib.suppress(ConnectionError):
+            imported = connection.import_state()
+            line = imported.state if imported is not None else b""
+            while not line.endswith(b"\n"):
+                byte = await connection.recv(1)
+                if not byte:
+                    return
+                line += byte
+            what, *numbers = line.decode().split()
+            if what == "DOWN":
+                await down_async(connection, *map(int, numbers))
+            elif what == "UP":
+                await up_async(connection, *map(int, numbers))
+            else:
+                await echo_async(connection)
+
+
+async def down_async(connection: aio.Connection, total: int, chunk: int, interval_us: int) -> None:
+    offset = connection.discard(total)
+    while offset < total:
+        length = min(chunk, total - offset)
+        await connection.sendall(pattern(DOWN, offset, length))
+        offset += length
+        await asyncio.sleep(interval_us / 1e6)
+    while await connection.recv(PIECE):
+        pass
+
+
+async def up_async(connection: aio.Connection, total: int, offset: int = 0) -> None:
+    exported = offset
+    while offset < total:
+        data = await connection.recv(min(PIECE, total - offset))
+        if not data or data != pattern(UP, offset, len(data)):
+            await connection.sendall(b"BAD %d\n" % offset)
+            return
+        offset += len(data)
+        if offset - exported >= EXPORT_EVERY:
+            await connection.export_state(b"UP %d %d\n" % (total, offset))
+            exported = offset
+    await connection.sendall(b"OK %d\n" % total)
+
+
+async def echo_async(connection: aio.Connection) -> None:
+    await connection.export_state(b"ECHO\n")
+    while data := await connection.recv(PIECE):
+        await connection.sendall(data)
+        await connection.export_state(b"ECHO\n")
+
+
+async def main_async(port: int) -> None:
+    tasks: set[asyncio.Task[None]] = set()
+    with aio.listen(("", port)) as listener:
+        print("listening", flush=True)
+        while True:
+            task = asyncio.create_task(serve_async(await listener.accept()))
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--port", type=int, default=7001)
+    parser.add_argument("--asyncio", action="store_true", help="one event loop instead of a thread per connection")
+    parser.add_argument("--plain", action="store_true", help="plain TCP, for comparison: connections do not move")
+    options = parser.parse_args()
+    pattern(DOWN, 0, 0), pattern(UP, 0, 0)  # made before the first client waits for them
+    try:
+        if options.asyncio:
+            asyncio.run(main_async(options.port))
+        with mtcp.listen(("", options.port), migratable=not options.plain) as listener:
+            print("listening", flush=True)
+            while True:
+                threading.Thread(target=serve, args=(listener.accept(),), daemon=True).start()
+    except (mtcp.MtcpError, OSError) as error:
+        print(f"stream: cannot listen on port {options.port}: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
