@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
+from xml.etree import ElementTree
 
 import pytest
 
@@ -27,12 +29,46 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
-    """Run a test that is marked `sandbox` in another pytest, inside a sandbox."""
-    if pyfuncitem.get_closest_marker("sandbox") is None or sandbox.inside():
+    """Run a test that is marked `sandbox` in another pytest, inside a sandbox.
+
+    Those marked `sandbox(shared=True)` share one with the others of their module: the first runs them all.
+    """
+    marker = pyfuncitem.get_closest_marker("sandbox")
+    if marker is None or sandbox.inside():
         return None
-    again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", pyfuncitem.nodeid]
-    command = [sys.executable, "-m", "testbed.cli", "run", *again]
-    run = subprocess.run(command, cwd=pyfuncitem.config.rootpath, capture_output=True, text=True)
-    if run.returncode != 0:
-        pytest.fail(f"in the sandbox:\n{run.stdout}{run.stderr}", pytrace=False)
+    items = [pyfuncitem]
+    if marker.kwargs.get("shared"):
+        items = [item for item in pyfuncitem.session.items if _shares_sandbox(item, pyfuncitem)]
+    if pyfuncitem.nodeid not in pyfuncitem.config.stash.setdefault(_FAULTS, {}):
+        pyfuncitem.config.stash[_FAULTS] |= _faults(items)
+    fault = pyfuncitem.config.stash[_FAULTS].pop(pyfuncitem.nodeid)
+    if fault:
+        pytest.fail(f"in the sandbox:\n{fault}", pytrace=False)
     return True
+
+
+_FAULTS = pytest.StashKey[dict[str, str]]()
+
+
+def _shares_sandbox(item: pytest.Item, other: pytest.Function) -> bool:
+    marker = item.get_closest_marker("sandbox")
+    return item.path == other.path and marker is not None and bool(marker.kwargs.get("shared"))
+
+
+def _faults(items: list[pytest.Item]) -> dict[str, str]:
+    """Run `items`, of one module, in a sandbox; by node id, what went wrong, or ""."""
+    with tempfile.TemporaryDirectory(prefix="mtcp-test-") as directory:
+        report = Path(directory, "report.xml")
+        again = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--tb=short", f"--junitxml={report}"]
+        command = [sys.executable, "-m", "testbed.cli", "run", *again, *(item.nodeid for item in items)]
+        run = subprocess.run(command, cwd=items[0].config.rootpath, capture_output=True, text=True)
+        if not report.exists():
+            return {item.nodeid: f"{run.stdout}{run.stderr}" for item in items}
+        cases = {case.get("name"): case for case in ElementTree.parse(report).iter("testcase")}
+    return {item.nodeid: _fault(cases.get(item.name)) for item in items}
+
+
+def _fault(case: ElementTree.Element | None) -> str:
+    if case is None:
+        return "it was not run"
+    return "\n".join(child.text or child.get("message", "") for child in case if child.tag in ("failure", "error"))

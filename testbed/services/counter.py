@@ -1,12 +1,13 @@
 """The M-TCP papers' counter: each byte received adds one, the answer is the sum.
 
-    python -m testbed.services.counter --port 7000
+    python -m testbed.services.counter --port 7002
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 import threading
 
 import mtcp
@@ -26,14 +27,20 @@ def count(connection: mtcp.Connection) -> None:
             connection.sendall(b"%d\n" % num)
 
 
-def main() -> None:
+def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--port", type=int, default=7000)
-    with mtcp.listen(("", parser.parse_args().port)) as listener:
+    parser.add_argument("--port", type=int, default=7002)
+    port = parser.parse_args().port
+    try:
+        listener = mtcp.listen(("", port))
+    except (mtcp.MtcpError, OSError) as error:
+        print(f"counter: cannot listen on port {port}: {error}", file=sys.stderr)
+        return 1
+    with listener:
         print("listening", flush=True)
         while True:
             threading.Thread(target=count, args=(listener.accept(),), daemon=True).start()
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

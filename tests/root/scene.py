@@ -1,0 +1,243 @@
+"""A client and two servers under migration, as tests use them, and the oracle that judges every connection.
+
+The oracle looks at the captures of all three hosts and at nobody's word: payload from both servers, no RST on the
+connection, one handshake, every move on the wire.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import capture, migrations
+from mtcp.agent import local
+from mtcp.errors import MtcpError
+from testbed.capture import Capture
+from testbed.processes import Program
+from topologies.two_servers import ADDRESSES, Running
+
+CLONE_NEWNET = 0x40000000
+ANNOUNCED = 10.0
+"""Seconds within which a client's agent knows a connection and the servers it may go to."""
+SERVERS = (ADDRESSES["s1"], ADDRESSES["s2"])
+Outcome = dict[str, Any]
+
+
+def enter_network_of(pid: int) -> None:
+    """Put the calling thread, and no other, into the network namespace of `pid`."""
+    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
+    try:
+        if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET):
+            raise OSError(ctypes.get_errno(), "setns")
+    finally:
+        os.close(fd)
+
+
+@dataclass
+class Seen:
+    """What the captures say of one connection of the client."""
+
+    handshakes: int
+    resets: int
+    migrate_syns: int
+    payload: dict[str, int]
+    """Bytes of payload on the wire at the client, by server: from it, and to it."""
+    max_gap_ms: float
+    """Longest time at the client in which neither direction of the stream progressed, first to last payload."""
+
+
+@dataclass
+class Scene:
+    """The running network and what runs in it."""
+
+    net: Running
+    directory: Path
+    commands: ThreadPoolExecutor
+    """One thread, in the client's network namespace: for requests to its agent."""
+    programs: list[Program] = field(default_factory=list)
+    captures: dict[str, Capture] = field(default_factory=dict)
+    evidence: dict[str, pd.DataFrame] = field(default_factory=dict)
+
+    # -- programs
+
+    def service(self, *command: str) -> None:
+        """Start a service of testbed.services on both servers."""
+        for host in (self.net.s1, self.net.s2):
+            log = self.directory / f"{command[0]}-{host}-{len(self.programs)}.log"
+            program = Program(host, [sys.executable, "-m", f"testbed.services.{command[0]}", *command[1:]], log)
+            self.programs.append(program)
+            program.wait_for("listening")
+
+    def client(self, *command: str | Path) -> Running_:
+        """Start an unmodified program on the client."""
+        process = self.net.client.popen(
+            [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        )
+        return Running_(process)
+
+    # -- the client's agent
+
+    def ask(self, message: dict[str, Any]) -> Outcome:
+        """A request to the client's agent; MtcpError carries its refusal."""
+        return self.commands.submit(local.request, message).result(30)
+
+    def connections(self) -> dict[str, dict[str, Any]]:
+        """The client's open migratable connections, by local address."""
+        return {row["connection"]: row for row in self.ask({"op": "ls"})["connections"]}
+
+    def wait_for_connections(self, count: int = 1, known: Sequence[str] = ()) -> list[str]:
+        """Wait until the agent knows `count` connections that are not in `known`, and where they may go."""
+        deadline = time.monotonic() + ANNOUNCED
+        while True:
+            rows = self.connections()
+            new = [name for name, row in rows.items() if name not in known and row["others"]]
+            if len(new) >= count:
+                return sorted(new)
+            assert time.monotonic() < deadline, f"{count} connections expected, the agent knows {rows}"
+            time.sleep(0.005)
+
+    def other_server(self, connection: str) -> str:
+        current = self.connections()[connection]["current"].split(":")[0]
+        return SERVERS[current == SERVERS[0]]
+
+    def move(self, connection: str, to: str | None = None) -> Outcome:
+        """Move it to the other server, or to `to`."""
+        return self.ask({"op": "migrate", "connection": connection, "to": to or self.other_server(connection)})
+
+    def moves(self, connection: str, count: int, seed: int, pause: tuple[float, float] = (0.0, 0.03)) -> list[Outcome]:
+        """`count` moves there and back at random instants; every one must succeed."""
+        instants = random.Random(seed)
+        outcomes = []
+        for _ in range(count):
+            time.sleep(instants.uniform(*pause))
+            outcome = self.move(connection)
+            assert outcome["outcome"] == "moved", f"after {len(outcomes)} moves: {outcome}"
+            outcomes.append(outcome)
+        return outcomes
+
+    # -- evidence
+
+    @contextlib.contextmanager
+    def watched(self, name: str, hosts: Sequence[str] = ("client", "s1", "s2")) -> Iterator[None]:
+        """Capture at all hosts; afterwards `evidence` has what was seen."""
+        by_name = {host: getattr(self.net, host) for host in hosts}
+        self.captures = {host: Capture(node, self.directory / f"{name}-{host}.pcap") for host, node in by_name.items()}
+        try:
+            yield
+        finally:
+            with ThreadPoolExecutor() as pool:  # each waits for its kernel buffer
+                stats = dict(zip(self.captures, pool.map(lambda c: c.stop(), self.captures.values()), strict=True))
+        assert not any(s.dropped for s in stats.values()), f"a capture lost packets: {stats}"
+        self.evidence = {host: capture.read(c.path) for host, c in self.captures.items()}
+
+    def seen(self, connection: str) -> Seen:
+        """What the captures say of the client's connection with this local address."""
+        address, port = connection.split(":")
+        frames = {host: _of(packets, capture.address(address), int(port)) for host, packets in self.evidence.items()}
+        client = frames["client"]
+        outgoing, incoming = client[client["out"]], client[~client["out"]]
+        syns = outgoing[outgoing["flags"] & (capture.SYN | capture.ACK) == capture.SYN]
+        plain = syns[syns["control"] != capture.MIGRATE]
+        resets = sum(int(((f["flags"] & capture.RST != 0) & (f["control"] < capture.MIGRATE)).sum()) for f in frames.values())
+        return Seen(
+            handshakes=plain["seq"].nunique(),
+            resets=resets,
+            migrate_syns=int((syns["control"] == capture.MIGRATE).sum()),
+            payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in SERVERS},
+            max_gap_ms=_longest_gap(incoming, outgoing),
+        )
+
+    def judge(self, connection: str, outcomes: Sequence[Outcome], servers: Sequence[str] = SERVERS) -> Seen:
+        """The oracle of every migration test."""
+        seen = self.seen(connection)
+        assert all(outcome["outcome"] == "moved" for outcome in outcomes), outcomes
+        assert seen.handshakes == 1, seen
+        assert seen.resets == 0, seen
+        assert seen.migrate_syns >= len(outcomes), seen
+        assert all(seen.payload[server] for server in servers), seen
+        return seen
+
+
+class Running_:
+    """A program that runs on the client."""
+
+    def __init__(self, process: subprocess.Popen[bytes]) -> None:
+        self.process = process
+
+    def tell(self, line: str = "") -> None:
+        """A line to its standard input."""
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{line}\n".encode())
+        self.process.stdin.flush()
+
+    def line(self) -> str:
+        """The next line that it prints."""
+        assert self.process.stdout is not None
+        return self.process.stdout.readline().decode().strip()
+
+    @property
+    def runs(self) -> bool:
+        return self.process.poll() is None
+
+    def result(self, timeout: float = 40.0) -> str:
+        """What it printed last; it must end well."""
+        try:
+            out, err = self.process.communicate(timeout=timeout)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            out, err = self.process.communicate()
+            raise AssertionError(f"still running after {timeout:g} s: {out.decode()}{err.decode()}") from None
+        assert self.process.returncode == 0, f"exit code {self.process.returncode}: {out.decode()}{err.decode()}"
+        return out.decode().strip()
+
+    def strict(self) -> dict[str, Any]:
+        """The strict client's own report."""
+        report: dict[str, Any] = json.loads(self.result().splitlines()[-1])
+        assert report["ok"], report
+        return report
+
+
+def _of(packets: pd.DataFrame, address: int, port: int) -> pd.DataFrame:
+    """The packets of one connection of the client, with columns `out` (from the client) and `server`."""
+    out = (packets["src"] == address) & (packets["sport"] == port)
+    mine = packets[out | (packets["dst"] == address) & (packets["dport"] == port)]
+    out = out.loc[mine.index]
+    return mine.assign(out=out, server=np.where(out, mine["dst"], mine["src"]))
+
+
+def _longest_gap(incoming: pd.DataFrame, outgoing: pd.DataFrame) -> float:
+    """Longest time (ms) between two steps forward of the stream in either direction.
+
+    Downwards a step is new payload; upwards it is an acknowledgement of new bytes.
+    """
+    stream = incoming[(incoming["control"] < capture.MIGRATE) & (incoming["flags"] & (capture.SYN | capture.RST) == 0)]
+    steps = []
+    data = stream[stream["payload"] > 0]
+    if len(data):
+        offsets = capture.unwrap(data["seq"].to_numpy(np.int64), int(data["seq"].iloc[0]))
+        _, edge = migrations.progress(offsets, data["payload"].to_numpy(np.int64))
+        steps.append(_advances(data["time_ns"].to_numpy(np.int64), edge))
+    if (outgoing["payload"] > 0).any():
+        acks = capture.unwrap(stream["ack"].to_numpy(np.int64), int(stream["ack"].iloc[0]))
+        steps.append(_advances(stream["time_ns"].to_numpy(np.int64), np.maximum.accumulate(acks)))
+    times = np.sort(np.concatenate(steps)) if steps else np.empty(0, np.int64)
+    return float(np.diff(times).max(initial=0)) / 1e6
+
+
+def _advances(times: capture.Ints, edge: capture.Ints) -> capture.Ints:
+    return times[np.diff(edge, prepend=np.int64(0)) > 0]
