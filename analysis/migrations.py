@@ -22,11 +22,11 @@ from analysis import capture
 from analysis.capture import ABORT, ACCEPT, ACK, MIGRATE, RST, SYN, Ints
 from analysis.run import Run
 
-CLOCK_SLACK_NS = 5_000_000
+CLOCK_SLACK_NS = 100_000
 """How long after its MIGRATE SYN a decision may seem to be: it was timed by another, monotonic clock."""
 
 _FOREVER = np.iinfo(np.int64).max
-_MOVE_COLUMNS = ["from", "to", "syn_ns", "accept_ns", "payload_ns", "handover"]
+_TENURE_COLUMNS = ["from", "to", "syn_ns", "end_ns", "accept_ns", "payload_ns", "handover"]
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class Trace:
     @property
     def max_gap_ms(self) -> float:
         """Longest time between two advances of the in-order edge."""
-        gaps = np.diff(_advances(self.deliveries))
+        gaps = np.diff(_advances(self.deliveries)["time_ns"].to_numpy(np.int64))
         return float(gaps.max()) / 1e6 if len(gaps) else 0.0
 
     def payload_by_server(self) -> dict[str, int]:
@@ -95,9 +95,9 @@ def trace(packets: pd.DataFrame, run: Run) -> Trace:
     received = received.assign(server=received["src"].map(names))
     data = _data(received)
     attempts = _attempts(sent.assign(server=sent["dst"].map(names)))
-    moves = _moves(attempts, received, data)
-    deliveries = _deliver(data, moves)
-    return Trace(deliveries, _timed(moves, deliveries), len(attempts), int(handshakes), others)
+    tenures = _tenures(attempts, received, data)
+    deliveries = _deliver(data, tenures)
+    return Trace(deliveries, _moves(tenures, deliveries), len(attempts), int(handshakes), others)
 
 
 def progress(offset: Ints, length: Ints) -> tuple[Ints, Ints]:
@@ -199,36 +199,42 @@ def _attempts(sent: pd.DataFrame) -> list[tuple[str, int]]:
     return attempts
 
 
-def _moves(attempts: list[tuple[str, int]], received: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
-    """The attempts that became moves: columns _MOVE_COLUMNS."""
-    accepts = received.loc[received["control"] == ACCEPT, ["server", "time_ns"]]
-    accept_times = {name: group["time_ns"].to_numpy() for name, group in accepts.groupby("server")}
-    data_rows = {name: np.asarray(rows) for name, rows in data.groupby("server").indices.items()}
-    times, offsets = data["time_ns"].to_numpy(np.int64), data["offset"].to_numpy(np.int64)
+def _tenures(attempts: list[tuple[str, int]], received: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
+    """The attempts that the new server accepted, one row each: columns _TENURE_COLUMNS.
+
+    One that left again without having sent any payload has -1 as `payload_ns`, and its successor's `handover`.
+    """
+    accepts = received[received["control"] == ACCEPT]
+    accept_times = {name: group["time_ns"].to_numpy(np.int64) for name, group in accepts.groupby("server")}
+    accepted = []
+    for (to, syn), end in zip(attempts, [time for _, time in attempts[1:]] + [_FOREVER], strict=False):
+        accept = _first(accept_times.get(to), syn, end)
+        if accept is not None:
+            accepted.append((to, syn, accept))
+
+    by_server = dict(iter(data.groupby("server")))
+    times = {name: group["time_ns"].to_numpy(np.int64) for name, group in by_server.items()}
     server = str(received["server"].iloc[0]) if len(received) else ""
     rows = []
-    ends = [time for _, time in attempts[1:]] + [_FOREVER]
-    for (to, syn), end in zip(attempts, ends, strict=False):
-        accept = accept_times.get(to, np.empty(0, np.int64))
-        accept = accept[np.searchsorted(accept, syn) :][:1]
-        mine = data_rows.get(to, np.empty(0, np.int64))
-        mine = mine[np.searchsorted(times[mine], syn) :][:1]
-        if len(accept) and len(mine) and accept[0] < end and times[mine[0]] < end:
-            rows.append((server, to, syn, int(accept[0]), int(times[mine[0]]), int(offsets[mine[0]])))
-            server = to
-    types = dict.fromkeys(_MOVE_COLUMNS[2:], "int64")
-    return pd.DataFrame(rows, columns=_MOVE_COLUMNS).astype(types).astype({"from": "str", "to": "str"})
+    for (to, syn, accept), end in zip(accepted, [syn for _, syn, _ in accepted[1:]] + [_FOREVER], strict=False):
+        payload = _first(times.get(to), syn, end)
+        at = by_server[to]["offset"].iloc[np.searchsorted(times[to], payload)] if payload is not None else None
+        rows.append((server, to, syn, end, accept, -1 if payload is None else payload, at))
+        server = to
+    tenures = pd.DataFrame(rows, columns=_TENURE_COLUMNS).astype({"from": "str", "to": "str", "handover": "float64"})
+    tenures["handover"] = tenures["handover"].bfill().fillna(float(2**62))  # exact: far below 2**53, or no limit
+    return tenures.astype(dict.fromkeys(_TENURE_COLUMNS[2:], "int64"))
 
 
-def _deliver(data: pd.DataFrame, moves: pd.DataFrame) -> pd.DataFrame:
+def _deliver(data: pd.DataFrame, tenures: pd.DataFrame) -> pd.DataFrame:
     """`data` with `fresh` and `edge`, once what the client refused is taken off."""
     times = data["time_ns"].to_numpy(np.int64)
     end = (data["offset"] + data["payload"]).to_numpy(np.int64, copy=True)
     for server in data["server"].unique():
-        turns = moves[(moves["from"] == server) | (moves["to"] == server)]
-        limits = np.where(turns["from"] == server, turns["handover"], _FOREVER)
+        turns = tenures[(tenures["from"] == server) | (tenures["to"] == server)]
+        limits = np.where(turns["to"] == server, _FOREVER, turns["handover"])
         mine = np.flatnonzero(data["server"] == server)
-        turn = np.searchsorted(turns["syn_ns"].to_numpy(), times[mine], side="right") - 1
+        turn = np.searchsorted(turns["syn_ns"].to_numpy(np.int64), times[mine], side="right") - 1
         mine, turn = mine[turn >= 0], turn[turn >= 0]
         end[mine] = np.minimum(end[mine], limits[turn])
     offset = data["offset"].to_numpy(np.int64)
@@ -236,35 +242,35 @@ def _deliver(data: pd.DataFrame, moves: pd.DataFrame) -> pd.DataFrame:
     return data.assign(fresh=fresh, edge=edge)
 
 
-def _timed(moves: pd.DataFrame, deliveries: pd.DataFrame) -> pd.DataFrame:
-    """`moves` that brought something new, with `new_ns`, `migration_ms`, `stall_ms`."""
-    advance = deliveries["edge"].diff().fillna(deliveries["edge"]) > 0
-    steps = deliveries[advance]
-    times = steps["time_ns"].to_numpy(np.int64)
-    of_server = {name: times[rows] for name, rows in steps.groupby("server").indices.items()}
-    new, stall = [], []
-    for to, syn in zip(moves["to"], moves["syn_ns"], strict=True):
-        mine = of_server.get(to, np.empty(0, np.int64))
-        first = mine[np.searchsorted(mine, syn) :][:1]
-        if len(first) == 0:
-            new.append(-1)
-            stall.append(np.nan)
-            continue
-        around = times[max(np.searchsorted(times, syn) - 1, 0) : np.searchsorted(times, first[0]) + 1]
-        new.append(int(first[0]))
-        stall.append(float(np.diff(around).max(initial=0)) / 1e6)
-    timed = moves.assign(
-        new_ns=np.array(new, np.int64),
-        migration_ms=(moves["payload_ns"] - moves["syn_ns"]) / 1e6,
-        stall_ms=np.array(stall, float),
-    )
-    return timed[timed["new_ns"] >= 0].reset_index(drop=True)
+def _moves(tenures: pd.DataFrame, deliveries: pd.DataFrame) -> pd.DataFrame:
+    """The tenures that brought something new, as Trace has them."""
+    advance = _advances(deliveries)
+    times = advance["time_ns"].to_numpy(np.int64)
+    of_server = {name: group["time_ns"].to_numpy(np.int64) for name, group in advance.groupby("server")}
+    rows = []
+    for tenure in tenures.to_dict("records"):
+        new = _first(of_server.get(tenure["to"]), tenure["syn_ns"], tenure["end_ns"])
+        if new is not None:
+            first, last = np.searchsorted(times, [tenure["syn_ns"], new])
+            stall = np.diff(times[max(first - 1, 0) : last + 1]).max(initial=0) / 1e6
+            migration = (tenure["payload_ns"] - tenure["syn_ns"]) / 1e6
+            rows.append(tenure | {"new_ns": new, "migration_ms": migration, "stall_ms": float(stall)})
+    moves = pd.DataFrame(rows, columns=[*_TENURE_COLUMNS, "new_ns", "migration_ms", "stall_ms"])
+    types = {"from": "str", "to": "str", "migration_ms": "float64", "stall_ms": "float64"}
+    return moves.astype(types | dict.fromkeys([*_TENURE_COLUMNS[2:], "new_ns"], "int64")).drop(columns="end_ns")
 
 
-def _advances(deliveries: pd.DataFrame) -> Ints:
-    """The times (ns) at which the in-order edge advanced."""
-    edge = deliveries["edge"].to_numpy(np.int64)
-    return deliveries["time_ns"].to_numpy(np.int64)[np.diff(edge, prepend=np.int64(0)) > 0]
+def _first(times: Ints | None, start: int, end: int) -> int | None:
+    """The first of the ascending `times` in [start, end)."""
+    if times is None:
+        return None
+    found = times[np.searchsorted(times, start) :][:1]
+    return int(found[0]) if len(found) and found[0] < end else None
+
+
+def _advances(deliveries: pd.DataFrame) -> pd.DataFrame:
+    """The deliveries with which the in-order edge advanced."""
+    return deliveries[np.diff(deliveries["edge"].to_numpy(np.int64), prepend=np.int64(0)) > 0]
 
 
 def _park(parked: list[tuple[int, int]], start: int, end: int) -> int:

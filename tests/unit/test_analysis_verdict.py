@@ -136,6 +136,28 @@ def test_repeated_and_failed_attempts(tmp_path: Path) -> None:
     assert verdict.figures["first_byte_ms_median"]["n"] == 1
 
 
+def test_a_server_that_leaves_again_before_it_sends_anything(tmp_path: Path) -> None:
+    """S1 -> S2 -> S1 (silent) -> S2: not a move by the capture, and no reason to refuse what S2 sends later."""
+    run = Download()
+    run.handshake(0)
+    run.data(1, "s1", 0, 1000)
+    run.move(2, 2.5, "s2")
+    run.data(3, "s2", 1000, 1000)
+    run.move(4, 4.5, "s1")
+    run.data(4.6, "s2", 2000, 500)  # refused: S2 begins there again
+    run.move(5, 5.5, "s2")
+    run.data(6, "s2", 2000, 1000)
+    run.move(7, 7.5, "s1")
+    run.data(8, "s1", 3000, 1000)
+    for decided, source, to in ((1.5, "s1", "s2"), (3.5, "s2", "s1"), (4.7, "s1", "s2"), (6.5, "s2", "s1")):
+        run.report(decided, source, to)
+    _, trace = traced(run.write(tmp_path))
+    assert trace.moves["from"].tolist() == ["s1", "s1", "s2"]
+    assert trace.moves["stall_ms"].tolist() == pytest.approx([2, 3, 2])
+    assert (trace.delivered, trace.duplicate_bytes) == (4000, 500)
+    assert judge(tmp_path).reason == "migration 2 is reported, but no new payload of s1 followed"
+
+
 def reset(run: Download) -> None:
     run.segment(12, "s2", "client", 99, RST | ACK, seen_by=("s2", "client"))
 
