@@ -21,6 +21,7 @@ import secrets
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
@@ -132,21 +133,25 @@ def _supervise(group: Path) -> int:
 
 
 def _relay_signals(inner: int) -> int:
-    timeout = float("inf")
+    """Pass signals on to the process `inner` until it ends; its exit code as a shell would tell it."""
+    kill_at = float("inf")
     while True:
-        got = signal.sigtimedwait(_WATCHED, min(timeout, 3600.0))
-        if got is None and timeout == _GRACE:
+        got = signal.sigtimedwait(_WATCHED, max(0.0, min(kill_at - time.monotonic(), 3600.0)))
+        if time.monotonic() > kill_at:
             os.kill(inner, signal.SIGKILL)
-        elif got is not None and got.si_signo == signal.SIGCHLD:
+            kill_at = float("inf")
+        if got is None:
+            continue
+        if got.si_signo == signal.SIGCHLD:
             pid, status = os.waitpid(inner, os.WNOHANG)
             if pid:
                 code = os.waitstatus_to_exitcode(status)
                 return code if code >= 0 else 128 - code
         # si_code > 0: from the terminal, which has sent it to the inner process as well.
-        elif got is not None and got.si_signo in _STOPPING and got.si_code <= 0:
+        elif got.si_signo in _STOPPING and got.si_code <= 0:
             os.kill(inner, got.si_signo)
             if got.si_signo != signal.SIGINT:
-                timeout = _GRACE
+                kill_at = min(kill_at, time.monotonic() + _GRACE)
 
 
 def _janitor(group: Path, end_of_life: int, life: int) -> NoReturn:

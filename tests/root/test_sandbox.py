@@ -10,7 +10,7 @@ import subprocess
 import sys
 import termios
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -66,6 +66,8 @@ class Sandbox:
         self.janitor = self.children(self.outer.pid, only="mtcp-janitor")
         (self.group,) = (g for g in groups() - before if self.inner in self.processes(g))
         self.namespaces = {Path(f"/proc/{self.inner}/ns/{kind}").readlink() for kind in ("net", "mnt", "pid")}
+        self.alive = {pid: born(pid) for pid in {*self.processes(self.group), self.janitor}}
+        assert len(self.alive) == 3 and None not in self.alive.values()
 
     @staticmethod
     def children(parent: int, only: str | None = None, exclude: str | None = None) -> int:
@@ -81,16 +83,17 @@ class Sandbox:
         ]
 
     def gone(self) -> bool:
-        return not self.group.exists() and not self.namespaces & set(namespaces_in_use())
+        """No control group, and no process, hence no namespace (whose numbers are used again at once)."""
+        return not self.group.exists() and all(born(pid) != then for pid, then in self.alive.items())
 
 
-def namespaces_in_use() -> Iterator[Path]:
-    for process in Path("/proc").glob("[0-9]*"):
-        for kind in ("net", "mnt", "pid"):
-            try:
-                yield (process / "ns" / kind).readlink()
-            except OSError:  # it ended just now
-                continue
+def born(pid: int) -> str | None:
+    """When the process `pid` started: with the pid, its identity. None if it is dead."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state == "Z" else fields[18]
 
 
 @pytest.fixture
@@ -137,6 +140,19 @@ def test_signal_unwinds_the_script(script: Path, number: signal.Signals, code: i
     sandbox.outer.send_signal(number)
     output, _ = sandbox.outer.communicate(timeout=20)
     assert (sandbox.outer.returncode, output) == (code, said)
+    assert sandbox.gone()
+
+
+def test_a_script_that_does_not_end_is_killed(script: Path) -> None:
+    script.write_text(SCRIPT.replace("sandbox.enter()", "sandbox._GRACE = 0.5; sandbox.enter()"))
+    sandbox = Sandbox(
+        script,
+        "import signal; signal.signal(15, lambda *_: None); print('deaf', flush=True)\nwhile True: time.sleep(1000)",
+    )
+    assert sandbox.output.readline() == "deaf\n"
+    sandbox.outer.terminate()
+    output, _ = sandbox.outer.communicate(timeout=20)
+    assert (sandbox.outer.returncode, output) == (128 + 9, "")
     assert sandbox.gone()
 
 
