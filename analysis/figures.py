@@ -75,7 +75,7 @@ def goodput(
             bin_ms = _fine_bin_ms(trace.deliveries, window)
             _area(closest, trace, start, bin_ms, window, colour)
             _mark_window(whole, window, theme)
-            _mark_moves(closest, moments, trace.moves["stall_ms"], window, theme)
+            _mark_moves(closest, moments, trace.moves["stall_ms"], window, 0.05 if wide else 0.115, theme)
             _heading(closest, f"Magnified, with the stall at each move; bins of {bin_ms} ms")
         closest.set_xlabel("time since the first byte [s]")
         sent = [name for name in colour if name in set(trace.deliveries["server"])]
@@ -98,7 +98,7 @@ def phases(moves: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide", tit
         wide = shape == "wide"
         figure = Figure(figsize=(10, 3.5) if wide else (4.6, 6.2), layout="constrained")
         left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
-        _waterfall(left, moves, theme)
+        _waterfall(left, moves, theme, wide)
         _distribution(right, moves["first_byte_ms"].dropna(), theme)
         if title:
             figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
@@ -173,14 +173,20 @@ def _mark_window(axes: Axes, window: tuple[float, float], theme: Theme) -> None:
     )  # fmt: skip
 
 
-def _mark_moves(axes: Axes, moments: Any, stalls: pd.Series[float], window: tuple[float, float], theme: Theme) -> None:
-    """A hairline where each move's first new byte arrives, with the move's stall in ms."""
-    across = axes.get_xaxis_transform()
+def _mark_moves(
+    axes: Axes, moments: Any, stalls: pd.Series[float], window: tuple[float, float], apart: float, theme: Theme
+) -> None:
+    """A hairline where each move's first new byte arrives, with the move's stall in ms.
+
+    A label that would be nearer to the one before than `apart`, as a share of the width, is left out.
+    """
+    across, labelled = axes.get_xaxis_transform(), -np.inf
     for moment, stall in zip(moments, stalls, strict=True):
         if window[0] < moment < window[1]:
             axes.plot([moment, moment], [0, 0.9], color=theme.ink, lw=0.8, transform=across)
-            label = f"{stall:.1f} ms"
-            axes.text(moment, 0.92, label, ha="center", size=8, color=theme.ink, transform=across)
+            if moment - labelled > apart * (window[1] - window[0]):
+                labelled, label = moment, f"{stall:.1f} ms"
+                axes.text(moment, 0.92, label, ha="center", size=8, color=theme.ink, transform=across)
 
 
 def _window(moments: Any, duration: float) -> tuple[float, float]:
@@ -199,7 +205,7 @@ def _fine_bin_ms(deliveries: pd.DataFrame, limits: tuple[float, float]) -> float
     return next((size for size in (0.5, 1, 2, 5, 10, 20) if size >= least), 50)
 
 
-def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme) -> None:
+def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme, wide: bool) -> None:
     """A bar per phase from where the median of the one before ends, with the middle half of the moves."""
     table = phase_table(moves)
     if table.empty:
@@ -209,13 +215,21 @@ def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme) -> None:
     middle, low, high = (table.quantile(q).to_numpy() for q in (0.5, 0.25, 0.75))
     left = np.cumsum(middle) - middle
     names = [name.replace("_", " ") for name in table.columns]
-    axes.barh(names, middle, left=left, color=ACCENT, height=0.62)
     rows = np.arange(len(middle))
+    axes.barh(rows, middle, left=left, color=ACCENT, height=0.62 if wide else 0.36)
+    axes.set_yticks(rows, names if wide else [""] * len(names))
+    if not wide:
+        for row, name in enumerate(names):
+            axes.text(0, row - 0.27, name, size=8.5, va="bottom", color=theme.ink)
     axes.hlines(rows, left + low, left + high, theme.ink, lw=1.4)
     reach = float((left + high).max())
     for row, (x, value) in enumerate(zip(left + high, middle, strict=True)):
         axes.text(x + reach * 0.02, row, f"{value:.2f}", va="center", size=8.5, color=theme.ink)
-    axes.set(xlim=(0, reach * 1.14), xlabel="median time since the decision [ms]", ylim=(len(rows) - 0.4, -0.6))
+    axes.set(
+        xlim=(0, reach * 1.14),
+        xlabel="median time since the decision [ms]",
+        ylim=(len(rows) - 0.4, -0.6 if wide else -0.8),
+    )
     axes.grid(axis="x")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", colors=theme.ink)
@@ -242,9 +256,11 @@ def _distribution(axes: Axes, first_byte_ms: pd.Series[float], theme: Theme) -> 
         right = value < 0.6 * axes.get_xlim()[1]
         axes.plot(value, share, "o", color=theme.ink, ms=5)
         axes.annotate(
-            f"{share:.0%}: {value:.2f} ms", (value, share), (9 if right else -9, -5), va="top",
-            textcoords="offset points", ha="left" if right else "right",
+            f"{share:.0%}: {value:.2f} ms", (value, share), (9, -5) if right else (-9, 5),
+            textcoords="offset points", ha="left" if right else "right", va="top" if right else "bottom",
         )  # fmt: skip
-    axes.set(xlabel="decision to first new byte at the client [ms]", ylabel="share of moves", ylim=(0, 1.02))
+    axes.set(
+        xlabel="decision to first new byte [ms]", ylabel="share of moves", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6)
+    )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
     _heading(axes, f"How long {len(first_byte_ms)} moves took")
