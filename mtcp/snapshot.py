@@ -177,6 +177,10 @@ def send_window(reply: StateReply, client_rcv_nxt: int, client_window: int) -> i
 
 
 def receive_window(reply: StateReply) -> int:
-    """The raw 16-bit window that the new server may advertise without taking back what the old one offered."""
+    """The raw 16-bit window that the new server must advertise to take back nothing of what the old one offered.
+
+    Rounded up to the window scale's unit, as the kernel does (tcp_select_window).
+    """
     edge = seq.add(reply.tcp_snapshot.rcv_wup, reply.tcp_snapshot.rcv_wnd)
-    return min(0xFFFF, max(0, seq.diff(edge, reply.last_ack_sent)) >> reply.tcp_snapshot.rcv_wscale)
+    left = max(0, seq.diff(edge, reply.last_ack_sent))
+    return min(0xFFFF, -(-left >> reply.tcp_snapshot.rcv_wscale))
