@@ -72,7 +72,7 @@ def build(segment: Segment) -> bytes:
 
 def parse(packet: bytes) -> Segment:
     """Read an IPv4 packet whose first TCP option is ours; RemoteProtocolError when it is malformed."""
-    header_length = (packet[0] & 15) * 4
+    header_length = (packet[0] & 15) * 4 if packet else 0
     if len(packet) < header_length + _TCP.size:
         raise RemoteProtocolError("control segment cut short; dropped")
     source, destination = packet[12:16], packet[16:20]
