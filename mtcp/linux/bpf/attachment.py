@@ -143,14 +143,16 @@ def _open_pinned(pin_dir: Path, undo: contextlib.ExitStack) -> tuple[Maps, dict[
         except BpfError as error:
             if error.errno != errno.ENOENT:
                 raise
-            raise DatapathError(f"{pin_dir} is not a datapath of this version: remove it") from None
+            raise DatapathError(
+                f"{pin_dir} is not a datapath of this version: rm -r it, and moved connections break"
+            ) from None
         undo.callback(os.close, fd)
         return fd
 
     maps = Maps(**{name: opened(f"map_{name}") for name in Maps._fields})
     programs = {name: opened(f"program_{name}") for name in _PROGRAMS}
     if not loader.map_info(maps.entries).name.endswith(f"_v{layout.LAYOUT_VERSION}"):
-        raise DatapathError(f"{pin_dir} is not a datapath of this version: remove it")
+        raise DatapathError(f"{pin_dir} is not a datapath of this version: rm -r it, and moved connections break")
     return maps, programs
 
 
