@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import hashlib
 import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,7 +26,6 @@ import pandas as pd
 
 from analysis import capture, migrations
 from mtcp.agent import local
-from mtcp.errors import MtcpError
 from testbed.capture import Capture
 from testbed.processes import Program
 from topologies.two_servers import ADDRESSES, Running
@@ -68,8 +67,11 @@ class Scene:
     net: Running
     directory: Path
     commands: ThreadPoolExecutor
-    """One thread, in the client's network namespace: for requests to its agent."""
+    """Threads in the client's network namespace: for requests to its agent."""
     programs: list[Program] = field(default_factory=list)
+    clients: list[ClientProgram] = field(default_factory=list)
+    known: frozenset[str] = frozenset()
+    """Connections of before the present test."""
     captures: dict[str, Capture] = field(default_factory=dict)
     evidence: dict[str, pd.DataFrame] = field(default_factory=dict)
 
@@ -83,29 +85,35 @@ class Scene:
             self.programs.append(program)
             program.wait_for("listening")
 
-    def client(self, *command: str | Path) -> Running_:
+    def client(self, *command: str | Path) -> ClientProgram:
         """Start an unmodified program on the client."""
         process = self.net.client.popen(
             [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        return Running_(process)
+        program = ClientProgram(process)
+        self.clients.append(program)
+        return program
 
     # -- the client's agent
 
     def ask(self, message: dict[str, Any]) -> Outcome:
         """A request to the client's agent; MtcpError carries its refusal."""
-        return self.commands.submit(local.request, message).result(30)
+        return self.asking(message).result(30)
+
+    def asking(self, message: dict[str, Any]) -> Future[Outcome]:
+        """As `ask`, without waiting."""
+        return self.commands.submit(local.request, message)
 
     def connections(self) -> dict[str, dict[str, Any]]:
         """The client's open migratable connections, by local address."""
         return {row["connection"]: row for row in self.ask({"op": "ls"})["connections"]}
 
-    def wait_for_connections(self, count: int = 1, known: Sequence[str] = ()) -> list[str]:
-        """Wait until the agent knows `count` connections that are not in `known`, and where they may go."""
+    def wait_for_connections(self, count: int = 1) -> list[str]:
+        """Wait until the agent knows `count` new connections, and where they may go."""
         deadline = time.monotonic() + ANNOUNCED
         while True:
             rows = self.connections()
-            new = [name for name, row in rows.items() if name not in known and row["others"]]
+            new = [name for name, row in rows.items() if name not in self.known and row["others"]]
             if len(new) >= count:
                 return sorted(new)
             assert time.monotonic() < deadline, f"{count} connections expected, the agent knows {rows}"
@@ -135,11 +143,15 @@ class Scene:
     @contextlib.contextmanager
     def watched(self, name: str, hosts: Sequence[str] = ("client", "s1", "s2")) -> Iterator[None]:
         """Capture at all hosts; afterwards `evidence` has what was seen."""
+        self.known = frozenset(self.connections())
         by_name = {host: getattr(self.net, host) for host in hosts}
         self.captures = {host: Capture(node, self.directory / f"{name}-{host}.pcap") for host, node in by_name.items()}
         try:
             yield
         finally:
+            for client in self.clients:
+                client.process.kill()
+            self.clients.clear()
             with ThreadPoolExecutor() as pool:  # each waits for its kernel buffer
                 stats = dict(zip(self.captures, pool.map(lambda c: c.stop(), self.captures.values()), strict=True))
         assert not any(s.dropped for s in stats.values()), f"a capture lost packets: {stats}"
@@ -153,27 +165,34 @@ class Scene:
         outgoing, incoming = client[client["out"]], client[~client["out"]]
         syns = outgoing[outgoing["flags"] & (capture.SYN | capture.ACK) == capture.SYN]
         plain = syns[syns["control"] != capture.MIGRATE]
-        resets = sum(int(((f["flags"] & capture.RST != 0) & (f["control"] < capture.MIGRATE)).sum()) for f in frames.values())
+        resets = [(f["flags"] & capture.RST != 0) & (f["control"] < capture.MIGRATE) for f in frames.values()]
         return Seen(
             handshakes=plain["seq"].nunique(),
-            resets=resets,
+            resets=sum(int(reset.sum()) for reset in resets),
             migrate_syns=int((syns["control"] == capture.MIGRATE).sum()),
             payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in SERVERS},
             max_gap_ms=_longest_gap(incoming, outgoing),
         )
 
-    def judge(self, connection: str, outcomes: Sequence[Outcome], servers: Sequence[str] = SERVERS) -> Seen:
-        """The oracle of every migration test."""
+    def opened(self) -> int:
+        """How many connections the client has opened while watched."""
+        packets = self.evidence["client"]
+        syns = packets[packets["flags"] & (capture.SYN | capture.ACK) == capture.SYN]
+        return len(syns.loc[syns["control"] != capture.MIGRATE, ["sport", "seq"]].drop_duplicates())
+
+    def judge(self, connection: str, outcomes: Sequence[Outcome], connections: int = 1) -> Seen:
+        """The oracle of every migration test; `connections`: how many the client has opened while watched."""
         seen = self.seen(connection)
+        assert self.opened() == connections, f"the client opened {self.opened()} connections"
         assert all(outcome["outcome"] == "moved" for outcome in outcomes), outcomes
         assert seen.handshakes == 1, seen
         assert seen.resets == 0, seen
         assert seen.migrate_syns >= len(outcomes), seen
-        assert all(seen.payload[server] for server in servers), seen
+        assert all(seen.payload[server] for server in SERVERS), seen
         return seen
 
 
-class Running_:
+class ClientProgram:
     """A program that runs on the client."""
 
     def __init__(self, process: subprocess.Popen[bytes]) -> None:
@@ -193,6 +212,17 @@ class Running_:
     @property
     def runs(self) -> bool:
         return self.process.poll() is None
+
+    def digest(self) -> Future[str]:
+        """The SHA-256 of all that it will print; it must end well."""
+
+        def read() -> str:
+            assert self.process.stdout is not None
+            sha = hashlib.file_digest(self.process.stdout, "sha256").hexdigest()
+            self.result()
+            return sha
+
+        return ThreadPoolExecutor(1).submit(read)
 
     def result(self, timeout: float = 40.0) -> str:
         """What it printed last; it must end well."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import signal
 import sys
 import time
 from collections.abc import Iterator
@@ -12,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-from mtcp.errors import MtcpError
 from testbed import sandbox
 from testbed.strict import compile_strict
 from tests.root.scene import SERVERS, Outcome, Scene, Seen, enter_network_of
@@ -26,6 +27,8 @@ PER_SECOND = MBITS * 125_000
 MOVES = 20
 STREAM, COUNTER, ASYNC = "7001", "7002", "7003"
 CLIENTS = Path(__file__).parents[1] / "clients"
+KEPT = os.environ.get("MTCP_TEST_KEEP")
+"""Directory for captures and logs; without it they go with the test."""
 MEASURED = os.environ.get("MTCP_TEST_FIGURES")
 """File to which the figures of each connection are appended, as JSON lines."""
 
@@ -36,9 +39,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
     if not sandbox.inside():
         yield None
         return
-    directory = tmp_path_factory.mktemp("scene")
+    directory = Path(KEPT) if KEPT else tmp_path_factory.mktemp("scene")
     with running(bw=MBITS, big=50_000_000, logs=directory) as net:
-        commands = ThreadPoolExecutor(1, initializer=enter_network_of, initargs=(net.client.pid,))
+        commands = ThreadPoolExecutor(2, initializer=enter_network_of, initargs=(net.client.pid,))
         scene = Scene(net, directory, commands)
         scene.service("stream", "--port", STREAM)
         scene.service("stream", "--port", ASYNC, "--asyncio")
@@ -72,3 +75,184 @@ def test_download(scene: Scene, strict: Path, mode: str, port: str) -> None:
         report = client.strict()
     seen = scene.judge(connection, outcomes)
     note(f"download-{mode}-{port}", seen, outcomes, client_gap_ms=report["max_gap_ms"])
+
+
+def test_asyncio_client(scene: Scene) -> None:
+    with scene.watched("asyncio"):
+        client = scene.client(sys.executable, CLIENTS / "asyncio_download.py", SERVERS[0], STREAM, str(PER_SECOND))
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        client.result()
+    note("asyncio-client", scene.judge(connection, outcomes), outcomes)
+
+
+def test_paced_download(scene: Scene, strict: Path) -> None:
+    """A stream with pauses, as of audio: 4 kB every 2 ms."""
+    with scene.watched("paced"):
+        client = scene.client(strict, "-c", "4000", "-i", "2000", "recv", SERVERS[0], STREAM, "3000000")
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        report = client.strict()
+    note("paced", scene.judge(connection, outcomes), outcomes, client_gap_ms=report["max_gap_ms"])
+
+
+@pytest.mark.parametrize("port", [STREAM, ASYNC], ids=["threads", "asyncio"])
+def test_upload(scene: Scene, strict: Path, port: str) -> None:
+    with scene.watched("upload"):
+        client = scene.client(strict, "-c", "300000", "upload", SERVERS[0], port, str(PER_SECOND))
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        client.strict()
+    note(f"upload-{port}", scene.judge(connection, outcomes), outcomes)
+
+
+def test_paced_upload(scene: Scene, strict: Path) -> None:
+    with scene.watched("paced-upload"):
+        client = scene.client(strict, "-c", "4000", "-i", "2000", "upload", SERVERS[0], STREAM, "3000000")
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        client.strict()
+    note("paced-upload", scene.judge(connection, outcomes), outcomes)
+
+
+@pytest.mark.parametrize("port", [STREAM, ASYNC], ids=["threads", "asyncio"])
+def test_echo_both_ways_at_once(scene: Scene, strict: Path, port: str) -> None:
+    with scene.watched("echo"):
+        client = scene.client(strict, "threads", SERVERS[0], port, str(PER_SECOND))
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        report = client.strict()
+    note(f"echo-{port}", scene.judge(connection, outcomes), outcomes, client_gap_ms=report["max_gap_ms"])
+
+
+def test_two_connections_of_one_process_at_once(scene: Scene, strict: Path) -> None:
+    with scene.watched("two"):
+        client = scene.client(strict, "two", SERVERS[0], STREAM, str(PER_SECOND // 2))
+        both = scene.wait_for_connections(2)
+        outcomes: dict[str, list[Outcome]] = {connection: [] for connection in both}
+        for _ in range(MOVES // 2):
+            targets = {c: scene.other_server(c) for c in both}
+            futures = {c: scene.asking({"op": "migrate", "connection": c, "to": targets[c]}) for c in both}
+            for connection, future in futures.items():
+                outcomes[connection].append(future.result(30))
+            time.sleep(0.01)
+        assert client.runs
+        client.strict()
+    for connection in both:
+        note("two", scene.judge(connection, outcomes[connection], connections=2), outcomes[connection])
+
+
+def test_every_byte_is_counted_once(scene: Scene) -> None:
+    with scene.watched("counter"):
+        arguments = [SERVERS[0], COUNTER, "10000", str(SEED)]
+        client = scene.client(sys.executable, CLIENTS / "counting.py", *arguments)
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        client.result()
+    note("counter", scene.judge(connection, outcomes), outcomes)
+
+
+def test_idle_connection_moves_and_is_then_used(scene: Scene, strict: Path) -> None:
+    with scene.watched("idle"):
+        client = scene.client(strict, "turns", SERVERS[0], STREAM, "1000")
+        [connection] = scene.wait_for_connections()
+        outcomes = []
+        for turn in range(MOVES):
+            outcomes += scene.moves(connection, turn % 3, SEED + turn)
+            client.tell()
+            assert client.line() == "turn"
+        client.strict()
+    note("idle", scene.judge(connection, outcomes), outcomes)
+
+
+@pytest.mark.parametrize("mode", ["recv", "epoll-et"])
+def test_moves_before_the_application_has_read_anything(scene: Scene, strict: Path, mode: str) -> None:
+    with scene.watched("unread"):
+        client = scene.client(strict, "-g", mode, SERVERS[0], STREAM, str(PER_SECOND // 4))
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, 5, SEED)
+        client.tell()
+        client.strict()
+    note("unread", scene.judge(connection, outcomes), outcomes)
+
+
+def test_moves_although_the_old_application_hangs(scene: Scene, strict: Path) -> None:
+    hanging = next(p for p in scene.programs if p.name.endswith("s1")).process
+    with scene.watched("hanging"):
+        client = scene.client(strict, "upload", SERVERS[0], STREAM, str(PER_SECOND // 2))
+        [connection] = scene.wait_for_connections()
+        time.sleep(0.1)
+        hanging.send_signal(signal.SIGSTOP)
+        try:
+            outcomes = [scene.move(connection, SERVERS[1])]
+            client.strict()
+        finally:
+            hanging.send_signal(signal.SIGCONT)
+    scene.judge(connection, outcomes)
+
+
+def test_two_requests_at_once_make_one_move(scene: Scene, strict: Path) -> None:
+    with scene.watched("twice"):
+        client = scene.client(strict, "recv", SERVERS[0], STREAM, str(PER_SECOND))
+        [connection] = scene.wait_for_connections()
+        outcomes = []
+        for _ in range(MOVES):
+            request = {"op": "migrate", "connection": connection, "to": scene.other_server(connection)}
+            futures = [scene.asking(request), scene.asking(request)]
+            refusals = [str(f.exception(30)) for f in futures if f.exception(30)]
+            outcomes += [f.result() for f in futures if not f.exception()]
+            assert len(refusals) == 1 and ("under way" in refusals[0] or "already" in refusals[0]), refusals
+        assert client.runs
+        client.strict()
+    assert len(outcomes) == MOVES
+    scene.judge(connection, outcomes)
+
+
+def test_http_client_with_keep_alive(scene: Scene) -> None:
+    with scene.watched("keepalive"):
+        arguments = [SERVERS[0], scene.net.directory, "60", str(SEED)]
+        client = scene.client(sys.executable, CLIENTS / "http_keepalive.py", *arguments)
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        client.result()
+    note("keepalive", scene.judge(connection, outcomes), outcomes)
+
+
+def test_curl_with_several_files(scene: Scene) -> None:
+    names = ["small", "big", "medium", "small", "medium"]
+    with scene.watched("curl"):
+        client = scene.client("curl", "-sS", *(f"http://s1/{name}" for name in names), "-o", "-", "-o", "-")
+        output = client.digest()
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, MOVES, SEED)
+        assert client.runs
+        assert output.result(40) == digest(*((scene.net.directory / name).read_bytes() for name in names))
+    note("curl", scene.judge(connection, outcomes), outcomes)
+
+
+@pytest.mark.parametrize("option", ["-r1000001-40000000", "-C20000000", "-r-30000000"])
+def test_curl_with_a_range(scene: Scene, option: str) -> None:
+    whole = (scene.net.directory / "big").read_bytes()
+    parts = {"-r1000001-40000000": whole[1000001:40000001], "-C20000000": whole[20000000:]}
+    with scene.watched("range"):
+        client = scene.client("curl", "-sS", option, "http://s1/big")
+        output = client.digest()
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, 10, SEED)
+        assert client.runs
+        assert output.result(40) == digest(parts.get(option, whole[-30000000:]))
+    note("range", scene.judge(connection, outcomes), outcomes)
+
+
+def digest(*parts: bytes) -> str:
+    sha = hashlib.sha256()
+    for part in parts:
+        sha.update(part)
+    return sha.hexdigest()
