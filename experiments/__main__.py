@@ -52,11 +52,13 @@ def _handover(options: argparse.Namespace, console: Console) -> int:
     from analysis import report
     from experiments.handover import Handover, perform
     from testbed.results import Run
+    from topologies.two_servers import running
 
     setting = Handover(options.migrations, options.size, options.bw or None)
     factors = {"migrations": setting.migrations, "size": setting.size, "bw": setting.bw}
     with Run("handover", scenario="handover", mechanism="mtcp", factors=factors) as run:
-        perform(run, setting, console)
+        with running(big=setting.size, logs=run.path("logs")) as network:
+            perform(run, network, setting, console)
         run.finish("invalid", "not judged yet")
         written = report.write(run.directory)
         run.summary(written.figures)

@@ -3,8 +3,9 @@
     python -m experiments.mover --servers s1=10.0.0.1,s2=10.0.0.2 --migrations 200 --file F --size 500000000
     python -m experiments.mover --servers s1=10.0.0.1,s2=10.0.0.2 --migrations 100 --interval 0.05
 
-With --file, move k of n starts when the file has grown to k/(n+1) of its size, and by some since the last move, so that
-each server sends a part; otherwise the moves are --interval seconds apart. Prints each outcome as a line of JSON; exit status 1 when a move could not be started.
+With --file, move k of n starts when the file has grown to k/(n+1) of its size, and by some since the last move, so
+that each server sends a part; otherwise the moves are --interval seconds apart. Prints each outcome as a line of
+JSON; exit status 1 when a move could not be started.
 """
 
 from __future__ import annotations

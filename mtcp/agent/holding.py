@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mtcp import seq
 from mtcp.address import Endpoint
@@ -30,6 +30,19 @@ TOMBSTONE = 60.0
 """Seconds for which a role that has ended answers repeated messages."""
 
 
+class Origins(NamedTuple):
+    """Where the streams' offsets, the socket's counters and sequence numbers meet."""
+
+    rcv: int
+    """Sequence number of the client's byte with offset 0; the socket counts from it as well."""
+    snd: int
+    """Sequence number of our byte with offset 0."""
+    snd_start: int
+    """The first sequence number that this socket sends."""
+    snd_start_offset: int
+    """Its offset: not 0, and perhaps negative, in a socket that was restored."""
+
+
 class ServerConnection:
     """A connection that this server has; the port of its old-server role."""
 
@@ -39,9 +52,10 @@ class ServerConnection:
         sock: socket.socket,
         capsule: Capsule,
         channel: Channel | None,
+        origins: Origins,
         key: bytes,
-        attempt: int,
-        moves: int,
+        attempt: int = 0,
+        moves: int = 0,
     ) -> None:
         self.four_tuple = tcp_repair.four_tuple_of(sock)
         self.role = OldServerRole(self.four_tuple, key, attempt, self)
@@ -55,6 +69,7 @@ class ServerConnection:
         self._side = side
         self._sock = sock
         self._capsule = capsule
+        self._origins = origins
         self.capsule_id = capsule.id
         self._closed_by_application = False
 
@@ -87,7 +102,6 @@ class ServerConnection:
     def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
         self._capsule.fence = Fence.FENCED
         self._side.event("fenced", self, attempt)
-        tcp_repair.freeze(self._sock)
         try:
             reply = self._dump(client_rcv_nxt, attempt)
         except (CapsuleError, OSError) as error:
@@ -97,34 +111,29 @@ class ServerConnection:
         return reply
 
     def _dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
-        capsule = self._capsule
-        if capsule.overflowed:
-            raise Refused(Reason.LOG_OVERFLOW)
+        unread = tcp_repair.freeze(self._sock)
         transport = tcp_repair.read_transport(self._sock, self.moves + 1)
-        queues = tcp_repair.read_queues(self._sock)
-        check_ahead(client_rcv_nxt, queues.snd_nxt)
-        snapshot = capsule.snapshot()
-        write_offset = seq.unwrap(seq.add(queues.write_seq, -capsule.snd_origin), capsule.write_offset)
-        copied_offset = seq.unwrap(seq.add(queues.copied_seq, -capsule.rcv_origin), capsule.read_offset)
-        outq = seq.diff(queues.write_seq, queues.snd_una)
-        needs_send_queue = snapshot.snd_offset > write_offset - outq
+        if self._capsule.overflowed:
+            raise Refused(Reason.LOG_OVERFLOW)
+        at, origins = tcp_repair.counters(self._sock), self._origins
+        check_ahead(client_rcv_nxt, seq.add(origins.snd_start, at.sent))
+        snapshot = self._capsule.snapshot()
         application = ApplicationSnapshot(
-            snapshot.state,
-            seq.add(capsule.rcv_origin, snapshot.rcv_offset),
-            seq.add(capsule.snd_origin, snapshot.snd_offset),
+            snapshot.state, seq.add(origins.rcv, snapshot.rcv_offset), seq.add(origins.snd, snapshot.snd_offset)
         )
+        start_offset = origins.snd_start_offset
         kernel = KernelQueues(
-            queues.snd_una,
-            queues.snd_nxt,
-            queues.write_seq,
-            tcp_repair.read_send_queue(self._sock, outq) if needs_send_queue else b"",
-            queues.rcv_nxt,
-            queues.copied_seq,
-            queues.rcvq,
-            write_offset,
-            snapshot.snd_offset,
+            snd_una=seq.add(origins.snd_start, at.acked),
+            snd_nxt=seq.add(origins.snd_start, at.sent),
+            write_seq=seq.add(origins.snd_start, at.written),
+            sndq=tcp_repair.read_send_queue(self._sock) if snapshot.snd_offset > start_offset + at.acked else b"",
+            rcv_nxt=seq.add(origins.rcv, at.received),
+            copied_seq=seq.add(origins.rcv, at.read),
+            rcvq=unread,
+            write_offset=start_offset + at.written,
+            snapshot_offset=snapshot.snd_offset,
         )
-        read_log = capsule.read_log(snapshot.rcv_offset, copied_offset)
+        read_log = self._capsule.read_log(snapshot.rcv_offset, at.read)
         options = tcp_repair.read_socket_options(self._sock)
         return compose(client_rcv_nxt, application, kernel, read_log, transport, options, self.role.key, attempt)
 

@@ -12,7 +12,7 @@ from typing import Any
 from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.control import ControlConnection, ControlNetwork
 from mtcp.agent.events import EventLog
-from mtcp.agent.holding import ServerConnection
+from mtcp.agent.holding import Origins, ServerConnection
 from mtcp.agent.local import Channel
 from mtcp.agent.taking import Taking
 from mtcp.capsule import Capsule, CapsuleError
@@ -103,8 +103,8 @@ class ServerSide:
         finally:
             os.close(fds[1])
         self._datapath.forget(four_tuple)
-        capsule.rcv_origin, capsule.snd_origin = accepted.rcv_nxt, accepted.snd_nxt
-        connection = ServerConnection(self, sock, capsule, channel, accepted.key, 0, 0)
+        origins = Origins(accepted.rcv_nxt, accepted.snd_nxt, accepted.snd_nxt, 0)
+        connection = ServerConnection(self, sock, capsule, channel, origins, accepted.key)
         self.add(connection)
         connection.announce(time.monotonic())
         self.event("attached", connection, 0)

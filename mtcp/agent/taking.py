@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from mtcp import seq
 from mtcp.address import Endpoint
-from mtcp.agent.holding import TOMBSTONE, ServerConnection
+from mtcp.agent.holding import TOMBSTONE, Origins, ServerConnection
 from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Snapshot
 from mtcp.linux import tcp_repair
 from mtcp.linux.segments import Segment, TcpFlags
@@ -79,7 +79,7 @@ class Taking:
         channel = self._side.application_for(self.four_tuple.local.port)
         moves = reply.tcp_snapshot.t_state_transitions
         self._connection = ServerConnection(
-            self._side, self._sock.dup(), self._capsule, channel, reply.key, reply.attempt, moves
+            self._side, self._sock.dup(), self._capsule, channel, _origins_of(reply), reply.key, reply.attempt, moves
         )
         self._side.add(self._connection)
         message = {"op": "import", "local": self.four_tuple.local, "remote": self.four_tuple.remote}
@@ -97,7 +97,11 @@ def _capsule_of(reply: StateReply) -> Capsule:
     size = max(STATE_MAX, len(reply.application_state))
     log_size = max(LOG_SIZE, len(reply.read_buffer))
     capsule = Capsule.create(log_size, size)
-    capsule.rcv_origin, capsule.snd_origin = reply.rcv_seq_snapshot, reply.snd_seq_snapshot
     capsule.write_offset = capsule.swallow = reply.snd_bytes_discard
     capsule.put_snapshot(Snapshot(reply.application_state, 0, 0))
     return capsule
+
+
+def _origins_of(reply: StateReply) -> Origins:
+    start_offset = reply.snd_bytes_discard - len(reply.write_buffer)
+    return Origins(reply.rcv_seq_snapshot, reply.snd_seq_snapshot, reply.snd_max_seen, start_offset)

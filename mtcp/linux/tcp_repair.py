@@ -21,7 +21,7 @@ from mtcp.snapshot import Refused, SoSnapshot, StateReply, TcpSnapshot, receive_
 
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS = 19, 20, 21, 22
 TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
-REPAIR_ON, REPAIR_OFF = 1, 0
+REPAIR_ON, REPAIR_OFF, REPAIR_OFF_NO_PROBE = 1, 0, -1
 NO_QUEUE, RECV_QUEUE, SEND_QUEUE = 0, 1, 2
 OPT_MSS, OPT_WINDOW, OPT_SACK, OPT_TIMESTAMPS = 2, 3, 4, 8
 TCPI_OPT_TIMESTAMPS, TCPI_OPT_SACK, TCPI_OPT_WSCALE = 1, 2, 4
@@ -34,15 +34,16 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 
 @dataclass(frozen=True)
-class Queues:
-    """Both queues of a socket in repair mode, by sequence number."""
+class Counters:
+    """How far a socket is in its two streams, in bytes since it was made (64-bit; TCP_INFO, SIOCINQ, SIOCOUTQ)."""
 
-    snd_una: int
-    snd_nxt: int
-    write_seq: int
-    rcv_nxt: int
-    copied_seq: int
-    rcvq: bytes
+    received: int
+    read: int
+    """By the application."""
+    acked: int
+    sent: int
+    written: int
+    """By the application."""
 
 
 def check_support() -> None:
@@ -71,13 +72,6 @@ def _ioctl(sock: socket.socket, request: int) -> int:
     return value[0]
 
 
-def _queue_seq(sock: socket.socket, queue: int) -> int:
-    _set(sock, TCP_REPAIR_QUEUE, queue)
-    number = _get(sock, TCP_QUEUE_SEQ)
-    _set(sock, TCP_REPAIR_QUEUE, NO_QUEUE)
-    return number
-
-
 def attach_filter(sock: socket.socket, *instructions: tuple[int, int, int, int]) -> None:
     """Classic BPF filter of (code, jt, jf, k); on a TCP socket the segments it drops never happened."""
     program = b"".join(struct.pack("=HBBI", *i) for i in instructions)
@@ -90,10 +84,26 @@ def attach_filter(sock: socket.socket, *instructions: tuple[int, int, int, int])
 RETURN_0 = (0x06, 0, 0, 0)
 
 
-def freeze(sock: socket.socket) -> None:
-    """Make the socket deaf and put it into repair mode: from here on neither network nor application changes it."""
+def freeze(sock: socket.socket) -> bytes:
+    """Make the socket deaf and put it into repair mode: from here on neither network nor application changes it.
+
+    Returns what has been received and not read. Read before repair mode: in it that takes the queue selector, and an
+    application that is just calling send() would then write into its own receive queue. With no queue selected the
+    kernel refuses it (EINVAL). Repeated until nothing moves, for a segment may have passed the filter just before, and
+    the application may be reading.
+    """
     attach_filter(sock, RETURN_0)
-    _set(sock, TCP_REPAIR, REPAIR_ON)
+    while True:
+        before, unread = counters(sock), b""
+        if before.received > before.read:
+            unread = sock.recv(before.received - before.read, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        _set(sock, TCP_REPAIR, REPAIR_ON)
+        after = counters(sock)
+        if (after.received, after.read) == (before.received, before.read) and len(
+            unread
+        ) == after.received - after.read:
+            return unread
+        _set(sock, TCP_REPAIR, REPAIR_OFF_NO_PROBE)
 
 
 def thaw(sock: socket.socket) -> None:
@@ -102,43 +112,29 @@ def thaw(sock: socket.socket) -> None:
     _set(sock, TCP_REPAIR, REPAIR_OFF)
 
 
-def read_queues(sock: socket.socket) -> Queues:
-    """Both queues of a frozen socket.
+def counters(sock: socket.socket) -> Counters:
+    """Where the socket is; consistent only when it is frozen."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
+    acked, received = struct.unpack_from("=QQ", info, 120)
+    written = acked + _ioctl(sock, SIOCOUTQ)
+    return Counters(received, received - _ioctl(sock, SIOCINQ), acked, written - _ioctl(sock, SIOCOUTQNSD), written)
 
-    Read until nothing moves: a segment that had passed the filter just before it was attached may still be on its way.
+
+def read_send_queue(sock: socket.socket) -> bytes:
+    """What a frozen socket's client has not acknowledged.
+
+    Here an application that is just calling send() adds to the end of the queue, which is harmless: it is never sent.
     """
     while True:
-        before = _read_queues(sock)
-        if _queue_seq(sock, SEND_QUEUE) == before.write_seq and _queue_seq(sock, RECV_QUEUE) == before.rcv_nxt:
-            return before
-
-
-def _read_queues(sock: socket.socket) -> Queues:
-    write_seq = _queue_seq(sock, SEND_QUEUE)
-    outq, unsent = _ioctl(sock, SIOCOUTQ), _ioctl(sock, SIOCOUTQNSD)
-    rcv_nxt, inq = _queue_seq(sock, RECV_QUEUE), _ioctl(sock, SIOCINQ)
-    rcvq = _peek(sock, RECV_QUEUE, inq)
-    if len(rcvq) != inq:
-        raise Refused(Reason.INVALID_STATE)
-    return Queues(
-        snd_una=seq.add(write_seq, -outq),
-        snd_nxt=seq.add(write_seq, -unsent),
-        write_seq=write_seq,
-        rcv_nxt=rcv_nxt,
-        copied_seq=seq.add(rcv_nxt, -inq),
-        rcvq=rcvq,
-    )
-
-
-def read_send_queue(sock: socket.socket, outq: int) -> bytes:
-    """The last `outq` bytes written to a frozen socket."""
-    # The first buffer may still hold bytes that were acknowledged: ask for more than outq and keep the end.
-    return _peek(sock, SEND_QUEUE, outq + (1 << 17))[-outq:] if outq else b""
+        before = counters(sock)
+        outq = before.written - before.acked
+        # The first buffer may still hold bytes that were acknowledged: ask for more than outq and keep the end.
+        data = _peek(sock, SEND_QUEUE, outq + (1 << 17)) if outq else b""
+        if counters(sock) == before:
+            return data[-outq:] if outq else b""
 
 
 def _peek(sock: socket.socket, queue: int, n: int) -> bytes:
-    if not n:
-        return b""
     _set(sock, TCP_REPAIR_QUEUE, queue)
     try:
         return sock.recv(n, socket.MSG_PEEK | socket.MSG_DONTWAIT)
