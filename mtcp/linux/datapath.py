@@ -144,7 +144,7 @@ class Datapath:
         return None if entry.stale or entry.state == EntryState.FREE else entry
 
     def begin(self, entry: Entry, server: Endpoint) -> Entry:
-        """Silence the current server, hold what goes out, and let `server` commit the move by its first segment.
+        """Silence the current server, hold what goes out, and let `server` commit the move by its ACCEPT.
 
         Returns the entry in state MIGRATING. ValueError when this connection cannot be moved there now.
         """

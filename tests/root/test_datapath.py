@@ -21,6 +21,7 @@ from tests.root.two_hosts import (
     S1_IP,
     S2,
     Network,
+    accept,
     find,
     numbers,
     raw_segment,
@@ -230,6 +231,7 @@ def test_pins_outlive_the_agent(network: Network, tmp_path: Path) -> None:
     client, s1 = network.connect(network.listener())
     entry = c.begin(find(c, client), S2)
     s2 = take_over(network, s1)
+    accept(network, entry)
     s2.sendall(b"two")
     assert read_exactly(client, 3) == b"two"
     c.close()

@@ -23,6 +23,7 @@ from tests.root.two_hosts import (
     S2,
     TCP_REPAIR,
     Network,
+    accept,
     find,
     numbers,
     raw_segment,
@@ -70,7 +71,7 @@ def find_stale_word(entry: Entry) -> Entry:
     return dataclasses.replace(entry, state=EntryState.TRACKED, word=1)
 
 
-def test_first_segment_of_the_next_server_commits(network: Network) -> None:
+def test_accept_of_the_next_server_commits(network: Network) -> None:
     c, _ = network.attach()
     client, s1 = network.connect(network.listener())
     s1.sendall(b"one")
@@ -80,12 +81,15 @@ def test_first_segment_of_the_next_server_commits(network: Network) -> None:
     entry = c.begin(find(c, client), S2)
     s2 = take_over(network, s1)
     client.sendall(b"held")
-    for flags in (0x04, 0x14, 0x12, 0x00):  # RST, RST+ACK, SYN+ACK, nothing: no commit
+    for flags in (0x04, 0x14, 0x12, 0x10):  # RST, RST+ACK, SYN+ACK; of an earlier time, an ACK: no commit
         raw_segment(network.server, S2, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, flags, b"")
+    accept(network, dataclasses.replace(entry, attempt=entry.attempt - 1))
+    accept(network, dataclasses.replace(entry, next=entry.current))
     time.sleep(0.05)
     assert c.entry(entry.index).state is EntryState.MIGRATING
     assert c.entry(entry.index).counters["rst_dropped"] == 2
     before = time.monotonic_ns()
+    accept(network, entry)
     s2.sendall(b"two")
     assert read_exactly(client, 3) == b"two"
     assert read_exactly(s2, 4) == b"held"
@@ -113,6 +117,7 @@ def test_aborted_attempt_cannot_commit(network: Network) -> None:
     entry = c.begin(find(c, client), S2)
     s2 = take_over(network, s1)
     assert c.abort(entry)
+    accept(network, entry)
     s2.sendall(b"two")
     assert silent(client)
     assert c.entry(entry.index).current == Endpoint(S1_IP, PORT)
@@ -131,10 +136,7 @@ def test_abort_and_commit_exclude_each_other(network: Network) -> None:
         entry = find(c, client)
         other = S2 if entry.current == home else home
         entry = c.begin(entry, other)
-        send = threading.Thread(
-            target=raw_segment,
-            args=(network.server, other, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x10, b""),
-        )
+        send = threading.Thread(target=accept, args=(network, entry))
         send.start()
         time.sleep(round_number % 20 * 0.0001)
         aborted = c.abort(entry)
@@ -164,6 +166,7 @@ def test_bulk_in_both_directions_after_a_move(network: Network) -> None:
     client, s1 = network.connect(network.listener())
     entry = c.begin(find(c, client), S2)
     s2 = take_over(network, s1)
+    accept(network, entry)
     data = os.urandom(16 << 20)
     for sender, receiver in ((s2, client), (client, s2)):
         thread = threading.Thread(target=sender.sendall, args=(data,))
@@ -186,6 +189,7 @@ def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) 
     entry = c.begin(find(c, client), S2)
     assert entry.rcv_nxt == before.rcv_nxt
     s2 = take_over(network, s1, repeat=3)
+    accept(network, entry)
     tap = network.server.capture("s0")
     for part in (b"o", b"ne", b"two"):
         s2.sendall(part)
@@ -213,6 +217,7 @@ def test_there_and_back_and_on(network: Network) -> None:
         old, server = server, take_over(network, server, place)
         old.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # closes without a packet
         old.close()
+        accept(network, entry)
         message = str(place).encode()
         server.sendall(message)
         assert read_exactly(client, len(message)) == message

@@ -130,6 +130,18 @@ def test_echo_both_ways_at_once(scene: Scene, strict: Path, port: str) -> None:
     note(f"echo-{port}", scene.judge(connection, outcomes), outcomes, client_gap_ms=report["max_gap_ms"])
 
 
+@pytest.mark.parametrize("mode", ["recv", "epoll-et", "threads", "upload"])
+def test_moves_in_quick_succession(scene: Scene, strict: Path, mode: str) -> None:
+    """So quick that the links still hold what a server sent before it lost the connection and got it back."""
+    with scene.watched(f"quick-{mode}"):
+        client = scene.client(strict, mode, SERVERS[0], STREAM, str(PER_SECOND))
+        [connection] = scene.wait_for_connections()
+        outcomes = scene.moves(connection, 50, SEED, pause=(0.0, 0.002))
+        assert client.runs
+        client.strict()
+    note(f"quick-{mode}", scene.judge(connection, outcomes), outcomes)
+
+
 def test_two_connections_of_one_process_at_once(scene: Scene, strict: Path) -> None:
     with scene.watched("two"):
         client = scene.client(strict, "two", SERVERS[0], STREAM, str(PER_SECOND // 2))

@@ -16,6 +16,7 @@ from pathlib import Path
 from mtcp import seq
 from mtcp.address import Endpoint, FourTuple
 from mtcp.linux.datapath import Datapath, Entry
+from mtcp.wire import options
 
 CLIENT_IP, S1_IP, S2_IP = "10.77.0.1", "10.77.0.2", "10.77.0.3"
 PORT = 8000
@@ -257,6 +258,13 @@ def take_over(network: Network, old: socket.socket, new: Endpoint = S2, repeat: 
         sock.setsockopt(tcp, REPAIR_WINDOW, window)
     sock.settimeout(5)
     return sock
+
+
+def accept(network: Network, entry: Entry) -> None:
+    """The next server's ACCEPT of the attempt that `begin` returned."""
+    assert entry.next is not None
+    option = options.encode(options.Accept(entry.snd_nxt, entry.attempt)) + b"\x01" * 2
+    raw_segment(network.server, entry.next, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x12, option)
 
 
 def raw_segment(

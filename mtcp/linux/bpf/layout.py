@@ -39,6 +39,7 @@ OPTION_KIND = 253  # experimental, RFC 6994
 OPTION_EXID = 0x4D54
 OPTION_VERSION = 1
 SUBTYPE_CAPABLE = 1
+SUBTYPE_ACCEPT = 3
 CAPABLE_BYTE = SUBTYPE_CAPABLE << 4 | OPTION_VERSION  # fifth byte of the option
 SYN_OPTION_LENGTH = 8
 SYNACK_OPTION_LENGTH = 16
@@ -50,7 +51,7 @@ class EntryState(IntEnum):
 
     FREE = 0
     TRACKED = 1  # all to and from the current server
-    MIGRATING = 2  # outgoing segments are held, the current server is not heard, the next server's first one commits
+    MIGRATING = 2  # outgoing segments are held, the current server is not heard, the next one's ACCEPT commits
 
 
 STATE_MASK = 0x0F

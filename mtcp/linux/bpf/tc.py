@@ -4,7 +4,8 @@ Both: IPv4 TCP over Ethernet. Fragments, packets with IP options, VLAN tags insi
 as does everything that belongs to no entry. R6 is the packet, R7 the entry, R9 the state word (ingress: R8).
 
 Our control segments (first TCP option is ours, subtype other than CAPABLE) go out unmodified and never come in: agents
-read them by AF_PACKET, which sees packets before these programs do on the way in.
+read them by AF_PACKET, which sees packets before these programs do on the way in. One of them means something to these
+programs, too: ACCEPT.
 """
 
 from __future__ import annotations
@@ -14,12 +15,14 @@ import struct
 from mtcp.linux.bpf import macros
 from mtcp.linux.bpf.asm import FP, R0, R1, R2, R3, R4, R5, R6, R7, R8, R9, Assembler, Field, Helper, Reg
 from mtcp.linux.bpf.layout import (
+    ATTEMPT_SHIFT,
     COMMIT_XOR,
     ENTRY,
     OPTION_EXID,
     OPTION_KIND,
     SERVER,
     STATE_MASK,
+    SUBTYPE_ACCEPT,
     SUBTYPE_CAPABLE,
     EntryFlag,
     EntryState,
@@ -34,6 +37,7 @@ _PSEUDO_HEADER = 0x10  # l4_csum_replace: the address is part of the pseudo head
 _ETHERNET, _IP_LENGTH, _TCP_LENGTH = 14, 20, 20
 _IP_CHECKSUM, _TCP_CHECKSUM = _ETHERNET + 10, _ETHERNET + _IP_LENGTH + 16
 _OPTIONS = _ETHERNET + _IP_LENGTH + _TCP_LENGTH
+_ACCEPT_ATTEMPT = _OPTIONS + 10  # behind kind, length, ExID, subtype and version, flags, rcv_nxt (mtcp.wire.options)
 _ACKNOWLEDGEMENT = _ETHERNET + _IP_LENGTH + 8
 
 
@@ -68,6 +72,7 @@ class _STACK:
     NEW_IP = Field(-56, 4)
     NEW_PORT = Field(-60, 2)
     NEW_ACK = Field(-64, 4)
+    ATTEMPT = Field(-64, 4)
     EVENT = Field(-80, 16)
 
 
@@ -122,11 +127,12 @@ def egress(maps: Maps) -> bytes:
 def ingress(maps: Maps) -> bytes:
     """What comes for the client's socket: only the current server's segments, as if the original server had sent them.
 
-    While migrating, the next server's first segment commits the move.
+    While migrating, the next server's ACCEPT of this attempt commits the move. No other segment of it does: it may
+    have had the connection before, and what it sent then may still be on its way.
     """
     asm = Assembler()
     _read_headers(asm)
-    _if_control_segment(asm, "drop")
+    _if_control_segment(asm, "control segment")
     macros.find_entry(asm, maps, maps.ingress, _STACK.SOURCE_IP, _STACK.INDEX, "pass")
     _pass_if_stale(asm)
     macros.count(asm, ENTRY.INGRESS)
@@ -148,25 +154,6 @@ def ingress(maps: Maps) -> bytes:
     asm.label("not current")
     asm.load(R1, FP, _STACK.FLAGS)
     asm.jump("&", R1, _RST, "reset")
-    asm.jump("!=", R2, EntryState.MIGRATING, "other")
-    macros.slot(asm, R3, R8, current=False)
-    asm.load(R3, R3, macros.server(SERVER.ADDRESS))
-    asm.jump("!=", R3, R9, "other")
-    asm.jump("&", R1, _SYN, "other")
-    asm.and_(R1, _ACK)
-    asm.jump("==", R1, 0, "other")
-    # Before the exchange, so that whoever sees this server as current can already clamp by it.
-    macros.slot(asm, R9, R8, current=False)
-    _see_sequence_end(asm)
-    asm.mov(R0, R8)
-    asm.mov(R2, R8)
-    asm.xor(R2, COMMIT_XOR)
-    asm.compare_exchange(R7, ENTRY.WORD, R2)
-    asm.jump("==", R0, R8, "committed")
-    # Another CPU was faster: with the same commit, or the agent with an abort.
-    asm.xor(R8, COMMIT_XOR)
-    asm.jump("==", R0, R8, "let in")
-    asm.label("other")
     macros.count(asm, ENTRY.OTHER_DROPPED)
     asm.label("drop")
     asm.exit(_DROP)
@@ -176,11 +163,10 @@ def ingress(maps: Maps) -> bytes:
     asm.label("deaf")
     macros.count(asm, ENTRY.DEAF_DROPPED)
     asm.exit(_DROP)
+    asm.label("control segment")
+    _commit_if_accepted(asm, maps)
+    asm.exit(_DROP)
 
-    asm.label("committed")
-    asm.call(Helper.KTIME_GET_NS)
-    asm.store(R7, ENTRY.COMMITTED_AT, R0)
-    macros.emit_event(asm, maps, EventKind.COMMITTED, _STACK.INDEX, _STACK.EVENT)
     asm.label("let in")
     asm.load(R9, R7, ENTRY.ORIGINAL)
     _load_endpoint(asm, R8, _STACK.SOURCE_IP, _STACK.SOURCE_PORT)
@@ -189,6 +175,42 @@ def ingress(maps: Maps) -> bytes:
     asm.label("pass")
     asm.exit(_NEXT)
     return asm.assemble()
+
+
+def _commit_if_accepted(asm: Assembler, maps: Maps) -> None:
+    """A control segment, its OPTION_SUBTYPE on the stack: commit if it is the ACCEPT that this attempt waits for.
+
+    To "drop" if not. The agent checks the MAC of what it gets, and an attacker who knows ports and attempt could have
+    sent data as well.
+    """
+    asm.load(R1, FP, _STACK.OPTION_SUBTYPE)
+    asm.rsh(R1, 4)
+    asm.jump("!=", R1, SUBTYPE_ACCEPT, "drop")
+    _load_bytes(asm, _ACCEPT_ATTEMPT, _STACK.ATTEMPT, "drop")
+    macros.find_entry(asm, maps, maps.ingress, _STACK.SOURCE_IP, _STACK.INDEX, "drop")
+    asm.load(R1, R7, ENTRY.FLAGS)
+    asm.jump("&", R1, EntryFlag.STALE, "drop")
+    asm.load(R8, R7, ENTRY.WORD)
+    asm.mov(R2, R8)
+    asm.and_(R2, STATE_MASK)
+    asm.jump("!=", R2, EntryState.MIGRATING, "drop")
+    asm.mov(R1, R8)
+    asm.rsh(R1, ATTEMPT_SHIFT)
+    asm.load(R2, FP, _STACK.ATTEMPT)
+    asm.swap_be(R2, 32)
+    asm.jump("!=", R1, R2, "drop")
+    _load_endpoint(asm, R9, _STACK.SOURCE_IP, _STACK.SOURCE_PORT)
+    macros.slot(asm, R3, R8, current=False)
+    asm.load(R3, R3, macros.server(SERVER.ADDRESS))
+    asm.jump("!=", R3, R9, "drop")
+    asm.mov(R0, R8)
+    asm.mov(R2, R8)
+    asm.xor(R2, COMMIT_XOR)
+    asm.compare_exchange(R7, ENTRY.WORD, R2)
+    asm.jump("!=", R0, R8, "drop")  # another CPU was faster: with the same commit, or the agent with an abort
+    asm.call(Helper.KTIME_GET_NS)
+    asm.store(R7, ENTRY.COMMITTED_AT, R0)
+    macros.emit_event(asm, maps, EventKind.COMMITTED, _STACK.INDEX, _STACK.EVENT)
 
 
 def _read_headers(asm: Assembler) -> None:
