@@ -65,6 +65,12 @@ class ServerSide:
         channels.append(channels.pop(0))
         return channels[-1]
 
+    def superseded(self, four_tuple: FourTuple) -> None:
+        """The connection comes back from another server: if it left here and DONE was not heard, it was done."""
+        connection = self._connections.get(four_tuple)
+        if connection is not None and connection.role.state is OldServer.FENCED:
+            connection.role.came_back(time.monotonic())
+
     def add(self, connection: ServerConnection) -> None:
         self._connections[connection.four_tuple] = connection
 
@@ -192,6 +198,10 @@ class ServerSide:
             return
         self.event("request_received", connection, request.attempt)
         connection.role.on_request(request, peer, now)
+        taking = self._takings.get(connection.four_tuple)
+        if taking is not None and taking.role.attempt < request.attempt == connection.role.attempt:
+            # A client that leaves this server has committed to it, even if its ACK3 is still to come.
+            taking.role.on_traffic(now)
 
     # -- time
 

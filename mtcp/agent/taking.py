@@ -55,7 +55,12 @@ class Taking:
 
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
         self._side.event("reply_received", self, self.role.attempt)
-        self._sock = tcp_repair.restore(reply, self.four_tuple, client_rcv_nxt, client_window)
+        self._side.superseded(self.four_tuple)
+        try:
+            self._sock = tcp_repair.restore(reply, self.four_tuple, client_rcv_nxt, client_window)
+        except OSError as error:
+            log.warning("%s cannot be restored: %s", self.four_tuple, error)
+            raise
         self._capsule = _capsule_of(reply)
         self._side.event("restored", self, self.role.attempt)
 

@@ -83,6 +83,10 @@ class OldServerRole(Machine):
         self._peer = peer
         self.fire(OldServerEvent.DONE, now)
 
+    def came_back(self, now: float) -> None:
+        """Another server gives the connection back: the client had committed to it, whether DONE arrived or not."""
+        self.fire(OldServerEvent.DONE, now)
+
     def on_option(self, option: AnyOption, now: float) -> None:
         """A control segment from the client."""
         if not isinstance(option, Abort):
