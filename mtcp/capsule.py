@@ -4,7 +4,7 @@
     128      two slot headers: length of the state, and where in the two streams it belongs
     4096     slot 0 | slot 1 | read log (a ring: the byte with stream offset o lies at o mod its size)
 
-The library writes, the agent reads; only the fence, and the origins once, go the other way. The agent never waits for
+The library writes, the agent reads; only the fence goes the other way. The agent never waits for
 a lock that an application holds: it sets the fence first and reads the current slot then, while the library flips the
 slot first and looks at the fence then, so either the agent ships an export or the export waits for the outcome.
 """
@@ -16,6 +16,7 @@ import mmap
 import os
 import struct
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,8 +27,10 @@ VERSION = 1
 LOG_SIZE = 1 << 20
 STATE_MAX = 1 << 20
 _HEADER_END = 4096
+_HEAD = struct.Struct("=8sI12xII")
 _SLOT = struct.Struct("=IIQQ")
 _SLOT_AT = (128, 160)
+_OPEN = bytes(4)
 _LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
@@ -54,6 +57,23 @@ class CapsuleError(ValueError):
     """The memory is not a capsule, or its contents contradict themselves."""
 
 
+def _sizes(fd: int) -> tuple[int, int]:
+    """Those of the read log and of a slot; CapsuleError unless `fd` is a sealed capsule of just these."""
+    try:
+        seals = fcntl.fcntl(fd, fcntl.F_GET_SEALS)
+    except OSError:
+        raise CapsuleError("a capsule is a memfd") from None
+    if seals & _SEALS != _SEALS:
+        raise CapsuleError("a capsule must be sealed against resizing")
+    size = os.fstat(fd).st_size
+    if size < _HEADER_END:
+        raise CapsuleError("too small for an M-TCP capsule")
+    magic, version, log_size, state_max = _HEAD.unpack(os.pread(fd, _HEAD.size, 0))
+    if (magic, version) != (MAGIC, VERSION) or not log_size or size != _HEADER_END + 2 * state_max + log_size:
+        raise CapsuleError(f"not an M-TCP capsule of version {VERSION}")
+    return log_size, state_max
+
+
 class _Field:
     """An integer of the header at a fixed offset."""
 
@@ -74,38 +94,33 @@ class Capsule:
     _fence = _Field(12, "I")
     _current = _Field(16, "I")
     _overflow = _Field(20, "I")
-    log_size = _Field(24, "I")
-    state_max = _Field(28, "I")
     read_offset = _Field(32, "Q")
     """Stream offset of the next byte that the application reads from the kernel."""
     write_offset = _Field(40, "Q")
     """Stream offset of the next byte that it writes into the kernel."""
     swallow = _Field(48, "Q")
     """Bytes of its next output that the client has already: not to be written."""
-    rcv_origin = _Field(56, "I")
-    """Sequence number of offset 0 from the client; the agent's to set."""
-    snd_origin = _Field(60, "I")
-    """The same towards the client."""
 
     def __init__(self, fd: int) -> None:
         """Map the memfd `fd`, which this object then owns; CapsuleError when it is not a capsule."""
+        try:
+            # Read once: whoever shares the memory may change the header, but not the sizes that are reckoned with.
+            self.log_size, self.state_max = _sizes(fd)
+            self.memory = mmap.mmap(fd, 0)
+        except BaseException:
+            os.close(fd)
+            raise
         self.fd = fd
         self._mutex = threading.Lock()
-        if fcntl.fcntl(fd, fcntl.F_GET_SEALS) & _SEALS != _SEALS:
-            raise CapsuleError("a capsule must be sealed against resizing")
-        size = os.fstat(fd).st_size
-        self.memory = mmap.mmap(fd, size)
-        expected = _HEADER_END + 2 * self.state_max + self.log_size
-        if self.memory[:8] != MAGIC or size != expected or not self.log_size:
-            raise CapsuleError("not an M-TCP capsule")
         self._log_at = _HEADER_END + 2 * self.state_max
+        _mapped.add(self)
 
     @classmethod
     def create(cls, log_size: int = LOG_SIZE, state_max: int = STATE_MAX) -> Capsule:
         """A fresh capsule: an empty snapshot at the first byte of both streams. Sizes in bytes."""
         fd = os.memfd_create("mtcp-capsule", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(fd, _HEADER_END + 2 * state_max + log_size)
-        os.pwrite(fd, MAGIC + struct.pack("=IIIIII", VERSION, Fence.OPEN, 0, 0, log_size, state_max), 0)
+        os.pwrite(fd, _HEAD.pack(MAGIC, VERSION, log_size, state_max), 0)
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return cls(fd)
 
@@ -121,6 +136,11 @@ class Capsule:
     @fence.setter
     def fence(self, value: Fence) -> None:
         self._fence = value
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the fence is OPEN; cheaper to ask, for every call of the application asks it twice."""
+        return self.memory[12:16] == _OPEN
 
     @contextmanager
     def lock(self) -> Iterator[None]:
@@ -208,5 +228,29 @@ class Capsule:
 
     def close(self) -> None:
         """Unmap, and close the descriptor."""
+        _mapped.discard(self)
         self.memory.close()
         os.close(self.fd)
+
+    def _open_anew(self) -> None:
+        """In a forked child: a lock, and a mutex, of its own.
+
+        What fork passes on is the parent's open file description, which mmap holds too: it would share the lock with
+        the parent instead of excluding it, and outlive the parent with the lock held.
+        """
+        fd = os.open(f"/proc/self/fd/{self.fd}", os.O_RDWR | os.O_CLOEXEC)
+        os.dup2(fd, self.fd, inheritable=False)
+        os.close(fd)
+        self.memory = mmap.mmap(self.fd, 0)
+        self._mutex = threading.Lock()
+
+
+_mapped: weakref.WeakSet[Capsule] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for capsule in list(_mapped):
+        capsule._open_anew()
+
+
+os.register_at_fork(after_in_child=_after_fork)
