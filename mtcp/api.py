@@ -36,8 +36,8 @@ from mtcp.wire import options
 TCP_SAVE_SYN, TCP_SAVED_SYN = 27, 28
 FENCED_POLL = 0.005
 """Seconds between looks at the fence while a move is under way; its success also wakes the socket."""
-SENDFILE_PIECE = 1 << 20
-"""Bytes per call of sendfile(2): enough to be worth a call, little enough not to hold the capsule's lock for long."""
+SENDFILE_PIECE = 1 << 24
+"""Bytes per call of sendfile(2): more than any socket's buffer takes at once."""
 Ends = tuple[tuple[str, int], tuple[str, int]]
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -104,11 +104,11 @@ class Connection:
             return
         while True:
             with capsule.lock():
-                if capsule.fence is Fence.OPEN:
+                if capsule.is_open:
                     capsule.export(state)
                     break
             self._wait_for_outcome()
-        if capsule.fence is not Fence.OPEN:
+        if not capsule.is_open:
             self._wait_for_outcome()
 
     def discard(self, limit: int) -> int:
@@ -132,15 +132,16 @@ class Connection:
             return self._attempt(lambda: self._sock.recv(n), select.POLLIN)
 
         def logged() -> bytes:
-            space = capsule.log_space(n)
-            if not space:
-                data = self._sock.recv(n)
-                if data:
-                    capsule.read_past_log(len(data))
-                return data
-            length = self._sock.recv_into(space)
-            data = bytes(space[:length])
-            capsule.logged(length)
+            # Let go of at once, also by an exception whose traceback lives on: it would keep the capsule mapped.
+            with capsule.log_space(n) as space:
+                if space:
+                    length = self._sock.recv_into(space)
+                    data = bytes(space[:length])
+                    capsule.logged(length)
+                    return data
+            data = self._sock.recv(n)
+            if data:
+                capsule.read_past_log(len(data))
             return data
 
         return self._attempt(logged, select.POLLIN)
@@ -206,7 +207,7 @@ class Connection:
             return
         if self._capsule is not None and self._channel is not None:
             # The agent holds the socket too, so closing ours ends nothing; while fenced it is the agent's to end.
-            if self._capsule.fence is Fence.OPEN:
+            if self._capsule.is_open:
                 with contextlib.suppress(OSError):
                     self._sock.shutdown(socket.SHUT_WR)
             with contextlib.suppress(OSError):
@@ -237,13 +238,13 @@ class Connection:
                 raise
         # The fence may have fallen meanwhile; if the connection has left, what came back (an end of stream, say) is
         # of the socket's destruction. A call that must not wait has happened before the fence, and returns.
-        if capsule.fence is Fence.MIGRATED or (capsule.fence is Fence.FENCED and self._timeout != 0):
+        if not capsule.is_open and (capsule.fence is Fence.MIGRATED or self._timeout != 0):
             self._wait_for_outcome()
         return result
 
     def _check_fence(self) -> None:
         capsule = self._capsule
-        if capsule is None or capsule.fence is Fence.OPEN:
+        if capsule is None or capsule.is_open:
             return
         if capsule.fence is Fence.MIGRATED:
             raise ConnectionMigrated(errno.ECONNABORTED, "the connection has moved to another server")
