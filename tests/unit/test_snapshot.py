@@ -142,7 +142,9 @@ def test_a_hole_in_the_read_log(m: Model, hole: int) -> None:
 
 def _with_log(m: Model, log: bytes) -> StateReply:
     rcv = KernelQueues(
-        *(seq.add(m.snd_isn, n) for n in (m.una, m.nxt, m.written)),
+        seq.add(m.snd_isn, m.una),
+        seq.add(m.snd_isn, m.nxt),
+        seq.add(m.snd_isn, m.written),
         stream(m.una, m.written),
         seq.add(m.rcv_isn, m.received),
         seq.add(m.rcv_isn, m.copied),
