@@ -68,6 +68,7 @@ _C, _CE, _CA = Client, ClientEvent, ClientAction
 CLIENT: Table = {
     (_C.TRACKED, _CE.MIGRATE): ((_CA.BEGIN_MAPPING, _CA.SEND_MIGRATE, _CA.START_TIMERS), _C.SS_ISMIGRATING),
     (_C.TRACKED, _CE.ACCEPT): ((_CA.SEND_ACK3,), _C.TRACKED),
+    (_C.TRACKED, _CE.COMMITTED): ((), _C.TRACKED),
     (_C.TRACKED, _CE.REJECT): ((), _C.TRACKED),
     (_C.TRACKED, _CE.ABORT_ACK): ((), _C.TRACKED),
     (_C.TRACKED, _CE.CLOSED): ((), _C.GONE),
@@ -206,7 +207,18 @@ NEW_SERVER: Table = {
 }
 
 LOCAL_EVENTS: frozenset[Event] = frozenset(
-    {_CE.MIGRATE, _CE.RETRY, _CE.GIVE_UP, _CE.COMMITTED, _CE.KEPT, _NE.RETRY, _NE.GIVE_UP, _NE.NO_APPLICATION}
+    {
+        _CE.MIGRATE,
+        _CE.RETRY,
+        _CE.GIVE_UP,
+        _CE.COMMITTED,
+        _CE.KEPT,
+        _OE.DUMP_FAILED,
+        _NE.RETRY,
+        _NE.GIVE_UP,
+        _NE.NO_APPLICATION,
+        _NE.RESTORE_FAILED,
+    }
 )
 """Events that this side makes itself; all others come from outside."""
 

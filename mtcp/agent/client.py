@@ -47,6 +47,7 @@ class ClientConnection:
         self._side = side
         self._move: Move | None = None
         self._window = entry.window
+        self._begun: Entry | None = None
 
     def migrate(self, server: Endpoint, report: Report) -> None:
         """Start a move; LocalProtocolError when that cannot be now."""
@@ -64,11 +65,12 @@ class ClientConnection:
             entry = self._side.datapath.begin(self._side.datapath.entry(self.index), server)
         except ValueError as e:
             raise LocalProtocolError(str(e)) from e
-        self._window = entry.window
+        self._window, self._begun = entry.window, entry
         return Mark(entry.rcv_nxt, entry.attempt)
 
     def abort_mapping(self) -> bool:
-        return self._side.datapath.abort(self._side.datapath.entry(self.index))
+        # As begin returned it: an entry read anew is no longer MIGRATING if the move has just committed.
+        return self._begun is not None and self._side.datapath.abort(self._begun)
 
     def send(self, server: Endpoint, option: AnyOption) -> None:
         entry = self._side.datapath.entry(self.index)
@@ -146,7 +148,9 @@ class ClientSide:
         if connection is None or connection.role.state is Client.GONE:
             return
         if event.kind is EventKind.COMMITTED:
-            connection.role.committed(now)
+            # Not one that an abort has found out before: by now the next attempt may be under way.
+            if self.datapath.entry(event.index).current == connection.role.target:
+                connection.role.committed(now)
         elif event.kind is EventKind.CLOSED:
             moved = self.datapath.entry(event.index).committed_at_ns != 0
             connection.remove_at = now + TIME_WAIT if moved else now

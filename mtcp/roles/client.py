@@ -81,7 +81,11 @@ class ClientRole(Machine):
                 if not is_authentic(option, self.key):
                     raise RemoteProtocolError(f"{option.subtype.name} from {server} with a wrong MAC; dropped")
                 if option.attempt != self.attempt:
-                    raise RemoteProtocolError(f"{option.subtype.name} of attempt {option.attempt}, at {self.attempt}; dropped")
+                    raise RemoteProtocolError(
+                        f"{option.subtype.name} of attempt {option.attempt}, at {self.attempt}; dropped"
+                    )
+                if isinstance(option, Accept) and self.state is Client.TRACKED and server != self.current:
+                    raise RemoteProtocolError(f"ACCEPT from {server} of an attempt that was given up; dropped")
                 self.fire(ClientEvent.ACCEPT if isinstance(option, Accept) else ClientEvent.ABORT_ACK, now)
             case Reject(attempt=attempt, reason=reason):
                 if server != self.target or attempt != self.attempt:
