@@ -75,6 +75,18 @@ class Scene:
     captures: dict[str, Capture] = field(default_factory=dict)
     evidence: dict[str, pd.DataFrame] = field(default_factory=dict)
 
+    @classmethod
+    @contextlib.contextmanager
+    def of(cls, net: Running, directory: Path) -> Iterator[Scene]:
+        """The scene of a running network; logs and captures go to `directory`."""
+        commands = ThreadPoolExecutor(2, initializer=enter_network_of, initargs=(net.client.pid,))
+        scene = cls(net, directory, commands)
+        try:
+            yield scene
+        finally:
+            for program in scene.programs:
+                program.stop()
+
     # -- programs
 
     def service(self, *command: str) -> None:

@@ -9,14 +9,13 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from testbed import sandbox
 from testbed.strict import compile_strict
-from tests.root.scene import SERVERS, Outcome, Scene, Seen, enter_network_of
+from tests.root.scene import SERVERS, Outcome, Scene, Seen
 from topologies.two_servers import running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(60 if sandbox.inside() else 600)]
@@ -40,15 +39,11 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
         yield None
         return
     directory = Path(KEPT) if KEPT else tmp_path_factory.mktemp("scene")
-    with running(bw=MBITS, big=50_000_000, logs=directory) as net:
-        commands = ThreadPoolExecutor(2, initializer=enter_network_of, initargs=(net.client.pid,))
-        scene = Scene(net, directory, commands)
+    with running(bw=MBITS, big=50_000_000, logs=directory) as net, Scene.of(net, directory) as scene:
         scene.service("stream", "--port", STREAM)
         scene.service("stream", "--port", ASYNC, "--asyncio")
         scene.service("counter", "--port", COUNTER)
         yield scene
-        for program in scene.programs:
-            program.stop()
 
 
 @pytest.fixture(scope="module")
