@@ -19,7 +19,6 @@ import errno
 import os
 import select
 import socket
-import struct
 import time
 import weakref
 from collections.abc import Callable
@@ -31,9 +30,8 @@ from typing import BinaryIO, Self, TypeVar
 from mtcp.agent import local
 from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Fence
 from mtcp.errors import ConnectionMigrated, MtcpError
-from mtcp.wire import options
+from mtcp.linux.syn import TCP_SAVE_SYN, asked_for_mtcp
 
-TCP_SAVE_SYN, TCP_SAVED_SYN = 27, 28
 FENCED_POLL = 0.005
 """Seconds between looks at the fence while a move is under way; its success also wakes the socket."""
 SENDFILE_PIECE = 1 << 24
@@ -311,7 +309,7 @@ class Listener:
                 return self._imported(self._channel)
         sock, peer = self._sock.accept()
         ends = (sock.getsockname()[:2], peer[:2])
-        if self._channel is None or not _asked_for_mtcp(sock):
+        if self._channel is None or not asked_for_mtcp(sock):
             return Connection(sock, ends)
         capsule = Capsule.create(self._log_size, self._state_max)
         try:
@@ -403,19 +401,6 @@ def _announce(port: int) -> socket.socket:
         raise MtcpError(str(answer["error"]))
     channel.setblocking(False)
     return channel
-
-
-def _asked_for_mtcp(sock: socket.socket) -> bool:
-    """Whether the connection's SYN carried CAPABLE (the kernel has kept it: TCP_SAVED_SYN)."""
-    try:
-        syn = sock.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, 512)
-    except OSError:
-        return False
-    if len(syn) < 40:
-        return False
-    ip = 40 if syn[0] >> 4 == 6 else (syn[0] & 15) * 4
-    (offset,) = struct.unpack_from("!B", syn, ip + 12)
-    return isinstance(options.find(syn[ip + 20 : ip + (offset >> 4) * 4]), options.Capable)
 
 
 @atexit.register
