@@ -23,6 +23,7 @@ from analysis import report, statistics, verdict
 from experiments import moves
 from experiments.handover import SERVERS, Handover, captured, copy_events, perform
 from testbed import sandbox
+from testbed.errors import TestbedError
 from testbed.processes import Program
 from testbed.results import Run
 from testbed.strict import compile_strict
@@ -33,6 +34,7 @@ PLAIN_PORT = 8080
 STRICT_MODES = ("recv", "waitall", "timeout", "poll", "select", "epoll", "epoll-et", "upload", "threads")
 STRICT_MOVES = 20
 STRICT_BYTES = 1_000_000_000
+GOODPUT_FILES = 6
 
 
 def bench(repetitions: int, wanted: int, console: Console) -> tuple[dict[str, Any], Path]:
@@ -180,21 +182,16 @@ def goodput(run: Run, network: Running, repetitions: int, console: Console) -> d
     urls = {"mtcp": "http://s1/big", "plain": f"http://s1:{PLAIN_PORT}/big"}
     for repetition in range(repetitions + 1):
         for kind in ("mtcp", "plain") if repetition % 2 else ("plain", "mtcp"):
-            command = [
-                "curl",
-                "--silent",
-                "--fail",
-                "--output",
-                "/dev/null",
-                "--write-out",
-                "%{speed_download}",
-                urls[kind],
-            ]
+            # Several files over one connection: long enough for its set-up not to count.
+            command = ["curl", "--silent", "--fail", "--write-out", "%{size_download} %{time_total}\n"]
+            for _ in range(GOODPUT_FILES):
+                command += ["--output", "/dev/null", urls[kind]]
             out, err, code = network.client.pexec(command)
             if code:
-                raise RuntimeError(f"curl ended with {code}: {err}")
+                raise TestbedError(f"curl ended with {code}: {err.strip()}")
             if repetition:  # the first pair warms caches up
-                speeds[kind].append(float(out) * 8 / 1e6)
+                files = [tuple(map(float, line.split())) for line in out.splitlines()]
+                speeds[kind].append(sum(size for size, _ in files) * 8 / sum(time for _, time in files) / 1e6)
     ratio = statistics.ratio(speeds["mtcp"], speeds["plain"])
     run.path("goodput.json").write_text(json.dumps(speeds))
     return {

@@ -3,7 +3,20 @@
 from __future__ import annotations
 
 import ipaddress
+from functools import lru_cache
 from typing import NamedTuple
+
+
+@lru_cache(4096)
+def pack_ip(text: str) -> bytes:
+    """An IP address in network order, 4 or 16 bytes. Kept: this is on the path of every move."""
+    return ipaddress.ip_address(text).packed
+
+
+@lru_cache(4096)
+def unpack_ip(packed: bytes) -> str:
+    """The text of 4 or 16 bytes; ValueError for any other number."""
+    return str(ipaddress.ip_address(packed))
 
 
 class Endpoint(NamedTuple):
@@ -23,7 +36,7 @@ class Endpoint(NamedTuple):
     @property
     def packed(self) -> bytes:
         """The IP address in network order, 4 or 16 bytes."""
-        return ipaddress.ip_address(self.ip).packed
+        return pack_ip(self.ip)
 
     def __str__(self) -> str:
         return f"[{self.ip}]:{self.port}" if ":" in self.ip else f"{self.ip}:{self.port}"

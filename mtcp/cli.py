@@ -96,7 +96,14 @@ def _ls(options: argparse.Namespace) -> int:
         _table(
             ["connection", "server", "now on", "state", "moves", "may go to"],
             [
-                [r["connection"], r["server"], r.get("current", "here"), r["state"], r["moves"], " ".join(r.get("others", []))]
+                [
+                    r["connection"],
+                    r["server"],
+                    r.get("current", "here"),
+                    r["state"],
+                    r["moves"],
+                    " ".join(r.get("others", [])),
+                ]
                 for r in rows
             ],
         )

@@ -79,6 +79,10 @@ class ServerConnection:
         others = [Endpoint(s.service, local.port) for s in self._side.others if (":" in s.service) == (":" in local.ip)]
         self.announcement = Announcement(self.role.key, 1, others, now)
 
+    def heard_from_client(self) -> bool:
+        """Whether the client's kernel has sent anything since this server took the connection."""
+        return self._sock.fileno() >= 0 and tcp_repair.heard_from_peer(self._sock)
+
     def on_timer(self, now: float) -> None:
         if self.orphaned_until is not None and now >= self.orphaned_until:
             self.orphaned_until = None

@@ -40,7 +40,8 @@ class Taking:
 
     def poll(self, now: float) -> None:
         """Has the client's kernel been heard, although its ACK3 has not?"""
-        if self.role.state is NewServer.RESTORED and self._sock is not None and tcp_repair.heard_from_peer(self._sock):
+        connection = self._connection if self.role.state is NewServer.RESTORED else None
+        if connection is not None and connection.heard_from_client():
             self.role.on_traffic(now)
 
     def has_application(self) -> bool:
@@ -81,15 +82,16 @@ class Taking:
     def _hand_over(self, reply: StateReply) -> None:
         assert self._sock is not None and self._capsule is not None
         tcp_repair.go(self._sock, reply.write_buffer)
+        # The application first: the client waits for its bytes, and for nothing that follows.
         channel = self._side.application_for(self.four_tuple.local.port)
-        moves = reply.tcp_snapshot.t_state_transitions
-        self._connection = ServerConnection(
-            self._side, self._sock.dup(), self._capsule, channel, _origins_of(reply), reply.key, reply.attempt, moves
-        )
-        self._side.add(self._connection)
         message = {"op": "import", "local": self.four_tuple.local, "remote": self.four_tuple.remote}
         if channel is None or not channel.send(message, [self._sock.fileno(), self._capsule.fd]):
             log.warning("%s has moved here, and its application has gone", self.four_tuple)
+        moves = reply.tcp_snapshot.t_state_transitions
+        self._connection = ServerConnection(
+            self._side, self._sock, self._capsule, channel, _origins_of(reply), reply.key, reply.attempt, moves
+        )
+        self._side.add(self._connection)
         self._side.event("delivered", self, reply.attempt)
 
     def discard(self) -> None:

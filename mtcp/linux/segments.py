@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntFlag
 
-from mtcp.address import Endpoint, FourTuple
+from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.errors import RemoteProtocolError
 from mtcp.linux.tcp_repair import RETURN_0, attach_filter
 from mtcp.wire import options
@@ -78,8 +78,8 @@ def parse(packet: bytes) -> Segment:
     source, destination = packet[12:16], packet[16:20]
     sport, dport, seq, ack, offset, flags, window, _, _ = _TCP.unpack_from(packet, header_length)
     option = options.decode(packet[header_length + _TCP.size : header_length + (offset >> 4) * 4])
-    local = Endpoint(socket.inet_ntoa(destination), dport)
-    remote = Endpoint(socket.inet_ntoa(source), sport)
+    local = Endpoint(unpack_ip(destination), dport)
+    remote = Endpoint(unpack_ip(source), sport)
     return Segment(FourTuple(local, remote), seq, ack, TcpFlags(flags & 0x1F), window, option)
 
 

@@ -7,14 +7,13 @@ A reader of version v takes a frame when its compat_version <= v. The length is 
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from collections.abc import Callable, Iterator
 from dataclasses import astuple, dataclass
 from enum import IntEnum
 from typing import ClassVar, Self
 
-from mtcp.address import Endpoint, FourTuple
+from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.snapshot import SoSnapshot, StateReply, TcpSnapshot
 
@@ -67,7 +66,7 @@ class _Reader:
         family, packed, port = _ENDPOINT.unpack(self.take(_ENDPOINT.size))
         if family not in (4, 6):
             raise RemoteProtocolError(f"address of family {family} in a frame; 4 and 6 are known")
-        return Endpoint(str(ipaddress.ip_address(packed[:4] if family == 4 else packed)), port)
+        return Endpoint(unpack_ip(packed[:4] if family == 4 else packed), port)
 
     def four_tuple(self) -> FourTuple:
         return FourTuple(self.endpoint(), self.endpoint())
@@ -231,7 +230,9 @@ class FrameReader:
             if magic != MAGIC:
                 raise RemoteProtocolError("not an M-TCP control connection")
             if compat > VERSION:
-                raise RemoteProtocolError(f"frame of version {version} needs version {compat}, this is {VERSION}; upgrade")
+                raise RemoteProtocolError(
+                    f"frame of version {version} needs version {compat}, this is {VERSION}; upgrade"
+                )
             if length > MAX_BODY:
                 raise RemoteProtocolError(f"frame of {length} bytes, at most {MAX_BODY} are taken")
             if len(self._buffer) < HEADER.size + length:

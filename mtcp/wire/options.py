@@ -13,7 +13,6 @@ the connection's 4-tuple, made by an agent, in which this option comes first and
 
 from __future__ import annotations
 
-import ipaddress
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -21,7 +20,7 @@ from enum import IntEnum, IntFlag
 from typing import Any, ClassVar, Self
 
 from mtcp import keys
-from mtcp.address import Endpoint, FourTuple
+from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.errors import Reason, RemoteProtocolError
 
 KIND = 253
@@ -114,11 +113,13 @@ class Migrate:
     def parse(cls, flags: Flags, body: bytes) -> Self:
         layout = struct.Struct("!16sHII8s" if flags & Flags.IPV6 else "!4sHII8s")
         address, port, rcv_nxt, attempt, mac = _unpack(layout, body)
-        return cls(Endpoint(str(ipaddress.ip_address(address)), int(port)), int(rcv_nxt), int(attempt), bytes(mac))
+        return cls(Endpoint(unpack_ip(address), int(port)), int(rcv_nxt), int(attempt), bytes(mac))
 
     def signed(self, key: bytes, client: Endpoint, new_server: Endpoint) -> Migrate:
         """With the MAC over old 4-tuple, new server, rcv_nxt and attempt."""
-        return replace(self, mac=migrate_mac(key, FourTuple(self.old_server, client), new_server, self.rcv_nxt, self.attempt))
+        return replace(
+            self, mac=migrate_mac(key, FourTuple(self.old_server, client), new_server, self.rcv_nxt, self.attempt)
+        )
 
 
 def migrate_mac(key: bytes, old: FourTuple, new_server: Endpoint, rcv_nxt: int, attempt: int) -> bytes:
@@ -243,7 +244,7 @@ class AddServers:
         if not index < total:
             raise RemoteProtocolError(f"ADD_SERVERS segment {index} of {total}; dropped")
         servers = tuple(
-            Endpoint(str(ipaddress.ip_address(body[i : i + step - 2])), int.from_bytes(body[i + step - 2 : i + step], "big"))
+            Endpoint(unpack_ip(bytes(body[i : i + step - 2])), int.from_bytes(body[i + step - 2 : i + step], "big"))
             for i in range(12, len(body), step)
         )
         return cls(version, index, total, servers, mac)
