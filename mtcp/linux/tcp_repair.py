@@ -30,6 +30,8 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK = 32, 33, 72
 SIOCINQ, SIOCOUTQ, SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 KEEPALIVE, NODELAY = 1, 2
+BUFFER_MAX = 1 << 28
+"""Bytes beyond which a larger buffer is not what the kernel lacks."""
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -248,12 +250,14 @@ def _write_all(sock: socket.socket, data: bytes, force: int, size: int) -> None:
         try:
             view = view[sock.send(view[: 1 << 16], socket.MSG_DONTWAIT) :]
         except OSError as e:
-            if e.errno not in (errno.ENOMEM, errno.EAGAIN):
+            # A full receive buffer is ENOBUFS or ENOMEM, by the kernel's version (tcp_send_rcvq).
+            room = sock.getsockopt(socket.SOL_SOCKET, size)
+            if e.errno not in (errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN) or room > BUFFER_MAX:
                 raise
             if lock is None:
                 lock = sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)
             # The kernel doubles what it is given.
-            sock.setsockopt(socket.SOL_SOCKET, force, sock.getsockopt(socket.SOL_SOCKET, size))
+            sock.setsockopt(socket.SOL_SOCKET, force, room)
     if lock is not None:
         sock.setsockopt(socket.SOL_SOCKET, SO_BUF_LOCK, lock)
 
