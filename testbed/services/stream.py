@@ -54,19 +54,20 @@ def serve(connection: mtcp.Connection) -> None:
     """Serve one connection, from wherever it is, to its end."""
     with connection, contextlib.suppress(ConnectionError):
         imported = connection.import_state()
-        line = imported.state if imported is not None else b""
-        while not line.endswith(b"\n"):
-            byte = connection.recv(1)
-            if not byte:
+        request = imported.state if imported is not None else b""
+        while b"\n" not in request:
+            data = connection.recv(PIECE)
+            if not data:
                 return
-            line += byte
+            request += data
+        line, rest = request.split(b"\n", 1)
         what, *numbers = line.decode().split()
         if what == "DOWN":
             down(connection, *map(int, numbers))
         elif what == "UP":
-            up(connection, *map(int, numbers))
+            up(connection, rest, *map(int, numbers))
         else:
-            echo(connection)
+            echo(connection, rest)
 
 
 def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) -> None:
@@ -83,21 +84,23 @@ def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) 
         pass
 
 
-def up(connection: mtcp.Connection, total: int, offset: int = 0) -> None:
+def up(connection: mtcp.Connection, data: bytes, total: int, offset: int = 0) -> None:
     exported = offset
     while offset < total:
-        data = connection.recv(min(PIECE, total - offset))
+        data = data or connection.recv(min(PIECE, total - offset))
         if not data or data != pattern(UP, offset, len(data)):
             connection.sendall(b"BAD %d\n" % offset)
             return
         offset += len(data)
+        data = b""
         if offset - exported >= EXPORT_EVERY:
             connection.export_state(b"UP %d %d\n" % (total, offset))
             exported = offset
     connection.sendall(b"OK %d\n" % total)
 
 
-def echo(connection: mtcp.Connection) -> None:
+def echo(connection: mtcp.Connection, data: bytes) -> None:
+    connection.sendall(data)
     connection.export_state(b"ECHO\n")
     while data := connection.recv(PIECE):
         connection.sendall(data)
@@ -109,19 +112,20 @@ async def serve_async(connection: aio.Connection) -> None:
     async with connection:
         with contextlib.suppress(ConnectionError):
             imported = connection.import_state()
-            line = imported.state if imported is not None else b""
-            while not line.endswith(b"\n"):
-                byte = await connection.recv(1)
-                if not byte:
+            request = imported.state if imported is not None else b""
+            while b"\n" not in request:
+                data = await connection.recv(PIECE)
+                if not data:
                     return
-                line += byte
+                request += data
+            line, rest = request.split(b"\n", 1)
             what, *numbers = line.decode().split()
             if what == "DOWN":
                 await down_async(connection, *map(int, numbers))
             elif what == "UP":
-                await up_async(connection, *map(int, numbers))
+                await up_async(connection, rest, *map(int, numbers))
             else:
-                await echo_async(connection)
+                await echo_async(connection, rest)
 
 
 async def down_async(connection: aio.Connection, total: int, chunk: int, interval_us: int) -> None:
@@ -135,21 +139,23 @@ async def down_async(connection: aio.Connection, total: int, chunk: int, interva
         pass
 
 
-async def up_async(connection: aio.Connection, total: int, offset: int = 0) -> None:
+async def up_async(connection: aio.Connection, data: bytes, total: int, offset: int = 0) -> None:
     exported = offset
     while offset < total:
-        data = await connection.recv(min(PIECE, total - offset))
+        data = data or await connection.recv(min(PIECE, total - offset))
         if not data or data != pattern(UP, offset, len(data)):
             await connection.sendall(b"BAD %d\n" % offset)
             return
         offset += len(data)
+        data = b""
         if offset - exported >= EXPORT_EVERY:
             await connection.export_state(b"UP %d %d\n" % (total, offset))
             exported = offset
     await connection.sendall(b"OK %d\n" % total)
 
 
-async def echo_async(connection: aio.Connection) -> None:
+async def echo_async(connection: aio.Connection, data: bytes) -> None:
+    await connection.sendall(data)
     await connection.export_state(b"ECHO\n")
     while data := await connection.recv(PIECE):
         await connection.sendall(data)
