@@ -34,6 +34,8 @@ CLONE_NEWNET = 0x40000000
 ANNOUNCED = 10.0
 """Seconds within which a client's agent knows a connection and the servers it may go to."""
 SERVERS = (ADDRESSES["s1"], ADDRESSES["s2"])
+AFTERMATH_NS = 20_000_000
+"""How long after its commit what happens is still of the move."""
 Outcome = dict[str, Any]
 
 
@@ -56,8 +58,20 @@ class Seen:
     migrate_syns: int
     payload: dict[str, int]
     """Bytes of payload on the wire at the client, by server: from it, and to it."""
-    max_gap_ms: float
-    """Longest time at the client in which neither direction of the stream progressed, first to last payload."""
+    steps: capture.Ints
+    """When at the client the stream went on in either direction, ns since the epoch."""
+
+    @property
+    def max_gap_ms(self) -> float:
+        """Longest time in which it did not, first to last payload."""
+        return float(np.diff(self.steps).max(initial=0)) / 1e6
+
+    def gap_ms(self, outcome: Outcome) -> float:
+        """Longest such time that overlaps with a move."""
+        to_epoch = time.time_ns() - time.monotonic_ns()
+        decided, committed = outcome["decided_ns"] + to_epoch, outcome["committed_ns"] + to_epoch
+        first, last = np.searchsorted(self.steps, [decided, committed + AFTERMATH_NS])
+        return float(np.diff(self.steps[max(0, first - 1) : last + 1]).max(initial=0)) / 1e6
 
 
 @dataclass
@@ -183,7 +197,7 @@ class Scene:
             resets=sum(int(reset.sum()) for reset in resets),
             migrate_syns=int((syns["control"] == capture.MIGRATE).sum()),
             payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in SERVERS},
-            max_gap_ms=_longest_gap(incoming, outgoing),
+            steps=_steps(incoming, outgoing),
         )
 
     def opened(self) -> int:
@@ -262,11 +276,8 @@ def _of(packets: pd.DataFrame, address: int, port: int) -> pd.DataFrame:
     return mine.assign(out=out, server=np.where(out, mine["dst"], mine["src"]))
 
 
-def _longest_gap(incoming: pd.DataFrame, outgoing: pd.DataFrame) -> float:
-    """Longest time (ms) between two steps forward of the stream in either direction.
-
-    Downwards a step is new payload; upwards it is an acknowledgement of new bytes.
-    """
+def _steps(incoming: pd.DataFrame, outgoing: pd.DataFrame) -> capture.Ints:
+    """When the stream went on: downwards with new payload, upwards with an acknowledgement of new bytes."""
     stream = incoming[(incoming["control"] < capture.MIGRATE) & (incoming["flags"] & (capture.SYN | capture.RST) == 0)]
     steps = []
     data = stream[stream["payload"] > 0]
@@ -277,8 +288,7 @@ def _longest_gap(incoming: pd.DataFrame, outgoing: pd.DataFrame) -> float:
     if (outgoing["payload"] > 0).any():
         acks = capture.unwrap(stream["ack"].to_numpy(np.int64), int(stream["ack"].iloc[0]))
         steps.append(_advances(stream["time_ns"].to_numpy(np.int64), np.maximum.accumulate(acks)))
-    times = np.sort(np.concatenate(steps)) if steps else np.empty(0, np.int64)
-    return float(np.diff(times).max(initial=0)) / 1e6
+    return np.sort(np.concatenate(steps)) if steps else np.empty(0, np.int64)
 
 
 def _advances(times: capture.Ints, edge: capture.Ints) -> capture.Ints:

@@ -55,6 +55,7 @@ def note(test: str, seen: Seen, outcomes: list[Outcome], **figures: float) -> No
     if MEASURED:
         moved = sorted((o["committed_ns"] - o["decided_ns"]) / 1e6 for o in outcomes)
         row = {"test": test, "moves": len(moved), "gap_ms": seen.max_gap_ms, "commit_ms": moved, **figures}
+        row["move_gap_ms"] = [round(seen.gap_ms(outcome), 2) for outcome in outcomes]
         with Path(MEASURED).open("a") as file:
             file.write(json.dumps(row) + "\n")
 
