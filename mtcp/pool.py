@@ -1,9 +1,9 @@
 """The pool's servers, and `ctrl_mappings_info`: where each one's agent listens on the control network.
 
-    [[server]]
-    name = "s1"
-    service = "10.0.0.1"
-    control = "10.1.0.1:7000"
+[[server]]
+name = "s1"
+service = "10.0.0.1"
+control = "10.1.0.1:7000"
 """
 
 from __future__ import annotations
@@ -41,9 +41,10 @@ class Pool:
             table = tomllib.loads(path.read_text())
         except OSError as e:
             raise MtcpError(f"cannot read the pool file {path}: {e.strerror}") from e
-        except tomllib.TOMLDecodeError as e:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
             raise MtcpError(f"pool file {path} is not TOML: {e}") from e
-        servers = [_server(path, entry) for entry in table.get("server", [])]
+        entries = table.get("server", [])
+        servers = [_server(path, entry) for entry in (entries if isinstance(entries, list) else [entries])]
         if not servers:
             raise MtcpError(f"pool file {path} names no [[server]]")
         if len({s.name for s in servers}) < len(servers) or len({s.service for s in servers}) < len(servers):
@@ -68,5 +69,5 @@ def _server(path: Path, entry: dict[str, Any]) -> Server:
     try:
         service = str(ipaddress.ip_address(entry["service"]))
         return Server(str(entry["name"]), service, Endpoint.parse(str(entry["control"])))
-    except (KeyError, ValueError) as e:
+    except (KeyError, TypeError, ValueError) as e:
         raise MtcpError(f"pool file {path}: a [[server]] needs name, service (an address) and control: {e}") from e
