@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Set
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +19,6 @@ from mtcp.states import Client
 from mtcp.wire.options import AddServers, AnyOption, Migrate
 
 log = logging.getLogger(__name__)
-TIME_WAIT = 60.0
-"""Seconds for which a moved connection's mapping outlives its socket, for late segments (TCP_TIMEWAIT_LEN)."""
-
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -43,7 +40,7 @@ class ClientConnection:
         self.known = KnownServers(entry.key)
         self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
         self.role.attempt = entry.attempt
-        self.remove_at: float | None = None
+        self.known_since = time.monotonic()
         self._side = side
         self._move: Move | None = None
         self._window = entry.window
@@ -152,10 +149,14 @@ class ClientSide:
             if self.datapath.entry(event.index).current == connection.role.target:
                 connection.role.committed(now)
         elif event.kind is EventKind.CLOSED:
-            moved = self.datapath.entry(event.index).committed_at_ns != 0
-            connection.remove_at = now + TIME_WAIT if moved else now
-            self.events.emit("closed", connection=connection.four_tuple.local)
-            connection.role.closed(now)
+            self._closed(connection, now)
+            # In TIME_WAIT a moved connection still answers late segments, and needs its mapping: `sweep` removes that.
+            if not self.datapath.entry(event.index).moved:
+                self._remove(connection)
+
+    def _closed(self, connection: ClientConnection, now: float) -> None:
+        self.events.emit("closed", connection=connection.four_tuple.local)
+        connection.role.closed(now)
 
     def _add(self, entry: Entry) -> None:
         connection = ClientConnection(entry, self)
@@ -180,11 +181,18 @@ class ClientSide:
         return True
 
     def on_timer(self, now: float) -> None:
-        """Repeat what is due, and drop the mappings of connections that are gone for good."""
-        for connection in list(self._by_index.values()):
+        """Repeat what is due."""
+        for connection in self._by_index.values():
             connection.role.on_timer(now)
-            if connection.remove_at is not None and now >= connection.remove_at:
-                self._remove(connection)
+
+    def sweep(self, sockets: Set[FourTuple], looked_at: float) -> None:
+        """Drop the mappings whose sockets are not among `sockets`, those that there were at `looked_at`."""
+        for connection in list(self._by_index.values()):
+            if connection.four_tuple in sockets or connection.known_since >= looked_at:
+                continue
+            if connection.role.state is not Client.GONE:
+                self._closed(connection, looked_at)
+            self._remove(connection)
 
     def _remove(self, connection: ClientConnection) -> None:
         self.datapath.remove(self.datapath.entry(connection.index))

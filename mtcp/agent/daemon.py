@@ -18,12 +18,15 @@ from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
 from mtcp.agent.server import ServerSide
 from mtcp.errors import MtcpError, RemoteProtocolError
+from mtcp.linux import sockdiag
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments
 from mtcp.linux.tcp_repair import check_support
 from mtcp.pool import Pool
 
 log = logging.getLogger(__name__)
+SWEEP = 5.0
+"""Seconds between looks for mappings whose sockets are gone."""
 TICK = 0.1
 """Seconds between looks at what has no deadline of its own."""
 
@@ -78,8 +81,10 @@ class Agent:
         self._on_timer()
         # What was made so far lives as long as the agent; a collection in the middle of a move would cost milliseconds.
         gc.freeze()
+        sweeper = loop.create_task(self._sweep())
         print("ready", flush=True)
         await stop.wait()
+        sweeper.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for reader in (self._datapath, self._segments):
@@ -122,6 +127,13 @@ class Agent:
         if self._timer is not None:
             self._timer.cancel()
         self._timer = loop.call_later(max(0.001, min(deadlines) - now), self._on_timer)
+
+    async def _sweep(self) -> None:
+        """Drop, now and then, the mappings of sockets that are gone: the kernel's word on that may have been lost."""
+        while True:
+            await asyncio.sleep(SWEEP)
+            looked_at = time.monotonic()
+            self._client.sweep(await asyncio.to_thread(sockdiag.connections), looked_at)
 
     # -- the local socket
 
