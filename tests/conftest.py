@@ -36,7 +36,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     marker = pyfuncitem.get_closest_marker("sandbox")
     if marker is None or sandbox.inside():
         return None
-    items = [pyfuncitem]
+    items: list[pytest.Item] = [pyfuncitem]
     if marker.kwargs.get("shared"):
         items = [item for item in pyfuncitem.session.items if _shares_sandbox(item, pyfuncitem)]
     if pyfuncitem.nodeid not in pyfuncitem.config.stash.setdefault(_FAULTS, {}):
@@ -71,4 +71,4 @@ def _faults(items: list[pytest.Item]) -> dict[str, str]:
 def _fault(case: ElementTree.Element | None) -> str:
     if case is None:
         return "it was not run"
-    return "\n".join(child.text or child.get("message", "") for child in case if child.tag in ("failure", "error"))
+    return "\n".join(child.text or child.get("message") or "" for child in case if child.tag in ("failure", "error"))

@@ -7,6 +7,7 @@ from testbed.services.stream import DOWN, pattern
 
 
 async def download(address: str, port: int, total: int) -> None:
+    pattern(DOWN, 0, 0)  # takes a while the first time
     reader, writer = await asyncio.open_connection(address, port)
     peer = writer.get_extra_info("peername")
     writer.write(b"DOWN %d 65536 0\n" % total)

@@ -156,7 +156,7 @@ class Scene:
     def moves(self, connection: str, count: int, seed: int, pause: tuple[float, float] = (0.0, 0.03)) -> list[Outcome]:
         """`count` moves there and back at random instants; every one must succeed."""
         instants = random.Random(seed)
-        outcomes = []
+        outcomes: list[Outcome] = []
         for _ in range(count):
             time.sleep(instants.uniform(*pause))
             outcome = self.move(connection)
@@ -244,9 +244,11 @@ class ClientProgram:
 
         def read() -> str:
             assert self.process.stdout is not None
-            sha = hashlib.file_digest(self.process.stdout, "sha256").hexdigest()
+            sha = hashlib.sha256()
+            while piece := self.process.stdout.read(1 << 20):
+                sha.update(piece)
             self.result()
-            return sha
+            return sha.hexdigest()
 
         return ThreadPoolExecutor(1).submit(read)
 

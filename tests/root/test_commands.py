@@ -13,8 +13,8 @@ import pytest
 
 from testbed import sandbox
 from testbed.processes import Program
-from tests.root.scene import ADDRESSES, ClientProgram, Scene
-from topologies.two_servers import CONTROL, CONTROL_PORT, running
+from tests.root.scene import ClientProgram, Scene
+from topologies.two_servers import ADDRESSES, CONTROL, CONTROL_PORT, running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(60 if sandbox.inside() else 300)]
 
@@ -73,7 +73,7 @@ def on(host: Any, *words: str | Path, code: int = 1) -> str:
     """Run a command that must fail; its one line."""
     out, err, status = host.pexec([str(word) for word in words])
     assert status == code, (status, out, err)
-    lines = (out + err).splitlines()
+    lines: list[str] = (out + err).splitlines()
     assert len(lines) == 1 and lines[0].startswith("mtcp: "), (out, err)
     return lines[0]
 

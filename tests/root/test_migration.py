@@ -224,7 +224,7 @@ def test_two_requests_at_once_make_one_move(scene: Scene, strict: Path) -> None:
 
 def test_http_client_with_keep_alive(scene: Scene) -> None:
     with scene.watched("keepalive"):
-        arguments = [SERVERS[0], scene.net.directory, "60", str(SEED)]
+        arguments = [SERVERS[0], str(scene.net.directory), "60", str(SEED)]
         client = scene.client(sys.executable, CLIENTS / "http_keepalive.py", *arguments)
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, MOVES, SEED)

@@ -85,10 +85,10 @@ def handshakes(segments: list[Segment]) -> list[Shape]:
     return [(s.flags, s.window, shape(s.options)) for s in segments if s.flags & SYN]
 
 
-def established(segments: list[Segment]) -> list[list[bytes]]:
+def established(segments: list[Segment]) -> list[tuple[bytes, ...]]:
     """The kinds of option lists on all other segments; SACK blocks, which loss alone brings, are left out."""
     lists = [[o for o in shape(s.options) if o[0] != 5] for s in segments if not s.flags & SYN]
-    return sorted({tuple(o[:1] for o in options if o != b"\x01") for options in lists})  # type: ignore[arg-type]
+    return sorted({tuple(o[:1] for o in options if o != b"\x01") for options in lists})
 
 
 def without_ours(shapes: list[Shape]) -> list[Shape]:
