@@ -14,6 +14,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,6 +25,9 @@ from analysis.run import Run
 
 CLOCK_SLACK_NS = 100_000
 """How long after its MIGRATE SYN a decision may seem to be: it was timed by another, monotonic clock."""
+
+LAST_PHASE = "S2→C: first new byte"
+"""What the agents cannot time: the application's way from its connection to the client's wire."""
 
 _FOREVER = np.iinfo(np.int64).max
 _TENURE_COLUMNS = ["from", "to", "syn_ns", "end_ns", "accept_ns", "payload_ns", "handover"]
@@ -163,7 +167,8 @@ def reported(trace: Trace, run: Run) -> pd.DataFrame:
     """The migrations that the agents report (see Run.migrations), each with the move it made on the wire.
 
     Adds `first_byte_ms`: decision to first new payload byte of the new server at the client, and the move's
-    `migration_ms` and `stall_ms`; all three NaN if the capture shows no such move.
+    `migration_ms` and `stall_ms`; all three NaN if the capture shows no such move. `phases` gets a last one,
+    LAST_PHASE: what is left up to that byte.
     """
     reports = run.migrations
     figures = ["first_byte_ms", "migration_ms", "stall_ms"]
@@ -174,7 +179,16 @@ def reported(trace: Trace, run: Run) -> pd.DataFrame:
     made = pd.merge_asof(trace.moves, decisions, on="syn_ns", by="to").dropna(subset="report")
     made = made.drop_duplicates("report").set_index("report")
     made["first_byte_ms"] = (made["new_ns"] - made["decided_ns"].astype("int64")) / 1e6
-    return reports.join(made[figures])
+    joined = reports.join(made[figures])
+    joined["phases"] = joined.apply(_with_last_phase, axis=1)
+    return joined
+
+
+def _with_last_phase(move: pd.Series[Any]) -> dict[str, float]:
+    phases: dict[str, float] = move["phases"]
+    if not phases or np.isnan(move["first_byte_ms"]):
+        return phases
+    return {**phases, LAST_PHASE: move["first_byte_ms"] - sum(phases.values())}
 
 
 def _data(received: pd.DataFrame) -> pd.DataFrame:

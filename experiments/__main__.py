@@ -80,24 +80,27 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
 def _show(figures: dict[str, Any], console: Console) -> None:
     table = Table("figure", "value", "95 % CI", "n")
     for name, value in figures.items():
-        if isinstance(value, dict) and "value" in value:
-            low, high = value.get("ci95") or (None, None)
-            table.add_row(name, _number(value["value"]), f"{_number(low)} … {_number(high)}", str(value.get("n", "")))
-        elif not isinstance(value, dict):
-            table.add_row(name, _number(value), "", "")
+        if not isinstance(value, dict):
+            table.add_row(name, _text(value), "", "")
+        elif "ci95" in value:
+            table.add_row(*_estimate(name, value))
+        elif name == "phases_ms_median":
+            for phase, estimate in value.items():
+                table.add_row(*_estimate(f"  {phase} [ms]", estimate))
     console.print(table)
 
 
-def _number(value: Any) -> str:
-    return (
-        f"{value:,.3f}"
-        if isinstance(value, float)
-        else "-"
-        if value is None
-        else f"{value:,}"
-        if type(value) is int
-        else str(value)
-    )
+def _estimate(name: str, estimate: dict[str, Any]) -> tuple[str, str, str, str]:
+    low, high = map(_text, estimate["ci95"])
+    return name, _text(estimate["value"]), f"{low} … {high}", str(estimate["n"])
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    if isinstance(value, float):
+        return f"{value:,.3f}"
+    return f"{value:,}" if type(value) is int else str(value)
 
 
 if __name__ == "__main__":

@@ -17,10 +17,10 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 
 from analysis import report, statistics, verdict
-from experiments import moves
 from experiments.handover import SERVERS, Handover, captured, copy_events, perform
 from testbed import sandbox
 from testbed.errors import TestbedError
@@ -126,25 +126,13 @@ def latency(run: Run, network: Running, client: Path, wanted: int, console: Cons
         part.finish(found.verdict.verdict, found.verdict.reason)
         report.write(part.directory)
     figures = found.verdict.figures
-    phases = {
-        name: statistics.median([m["phases"][name] for m in _moved(part.directory)]).as_dict()
-        for name, *_ in moves.PHASES
-    }
+    phases = pd.DataFrame(list(found.moves["phases"]))
     return {
         "latency_verdict": figures["verdict"],
         "first_byte_ms_median": figures["first_byte_ms_median"],
         "idle_stall_ms_median": figures["stall_ms_median"],
-        "phases_ms_median": phases,
+        "phases_ms_median": {name: statistics.median(phases[name]).as_dict() for name in phases},
     }
-
-
-def _moved(directory: Path) -> list[dict[str, Any]]:
-    lines = (json.loads(line) for line in (directory / "events.jsonl").read_text().splitlines())
-    return [
-        e
-        for e in lines
-        if e["event"] == "migration" and e["outcome"] == "moved" and len(e["phases"]) == len(moves.PHASES)
-    ]
 
 
 def move(network: Running, wanted: int, interval: float) -> list[dict[str, Any]]:
