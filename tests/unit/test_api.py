@@ -243,6 +243,29 @@ def test_a_recv_that_waits_for_data_learns_that_it_has_left(pair: Pair) -> None:
     assert isinstance(background.end(), ConnectionMigrated)
 
 
+def fence_falls(pair: Pair, fence: Fence, result: bytes) -> Callable[[], bytes]:
+    """An operation on the socket during which the agent sets the fence."""
+
+    def operation() -> bytes:
+        pair.capsule.fence = fence
+        return result
+
+    return operation
+
+
+def test_what_the_sockets_destruction_looks_like_is_not_returned(pair: Pair) -> None:
+    """The fence falls between the look at it and the end of stream that destroying the socket gives."""
+    with pytest.raises(ConnectionMigrated):
+        pair.connection._try(fence_falls(pair, Fence.MIGRATED, b""))
+
+
+def test_a_call_during_which_the_fence_falls_returns_after_the_outcome(pair: Pair) -> None:
+    background = Background(lambda: pair.connection._try(fence_falls(pair, Fence.FENCED, b"data")))
+    assert background.waits()
+    pair.capsule.fence = Fence.OPEN
+    assert background.end() == b"data"
+
+
 def test_a_full_send_waits_without_the_lock(pair: Pair) -> None:
     """Another thread may read, and export, meanwhile."""
     background = Background(lambda: pair.connection.sendall(bytes(20_000_000)))
