@@ -51,7 +51,10 @@ class Connection:
             skipped = self._connection.discard(end - offset)
             if not skipped:
                 file.seek(offset)
-                await self.sendall(file.read(piece))
+                data = file.read(piece)
+                if len(data) < piece:
+                    raise ValueError(f"{file.name!r} ended {end - offset - len(data)} bytes early")
+                await self.sendall(data)
             offset += skipped or piece
 
     def getpeername(self) -> tuple[str, int]:

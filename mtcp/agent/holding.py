@@ -19,13 +19,15 @@ from mtcp.roles.old_server import OldServerRole
 from mtcp.roles.server_list import Announcement
 from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, check_ahead, compose
 from mtcp.states import OldServer
-from mtcp.wire.frames import Frame
+from mtcp.wire.frames import MAX_BODY, Frame
 from mtcp.wire.options import AnyOption
 
 if TYPE_CHECKING:
     from mtcp.agent.server import ServerSide
 
 log = logging.getLogger(__name__)
+LARGEST_STATE = MAX_BODY - 4096
+"""Bytes of state and buffers that fit into a frame beside its numbers."""
 TOMBSTONE = 60.0
 """Seconds for which a role that has ended answers repeated messages."""
 
@@ -139,7 +141,10 @@ class ServerConnection:
         )
         read_log = self._capsule.read_log(snapshot.rcv_offset, at.read)
         options = tcp_repair.read_socket_options(self._sock)
-        return compose(client_rcv_nxt, application, kernel, read_log, transport, options, self.role.key, attempt)
+        reply = compose(client_rcv_nxt, application, kernel, read_log, transport, options, self.role.key, attempt)
+        if len(reply.application_state) + len(reply.write_buffer) + len(reply.read_buffer) > LARGEST_STATE:
+            raise Refused(Reason.TOO_LARGE)
+        return reply
 
     def resume(self) -> None:
         tcp_repair.thaw(self._sock)
