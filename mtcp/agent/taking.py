@@ -37,6 +37,7 @@ class Taking:
         self._sock: socket.socket | None = None
         self._capsule: Capsule | None = None
         self._connection: ServerConnection | None = None
+        self._offered = 0
 
     def poll(self, now: float) -> None:
         """Has the client's kernel been heard, although its ACK3 has not?"""
@@ -76,12 +77,15 @@ class Taking:
         self._side.event("accept_sent", self, self.role.attempt)
         if self._connection is None:
             self._hand_over(reply)
-        # The kernel's own first segment is a probe whose acknowledgement the client's kernel ignores; this one counts.
-        self._side.send(Segment(self.four_tuple, seq_, ack, TcpFlags.ACK, window))
+        # The kernel's own first segment is a probe that the client's kernel ignores, and its window with it: this one
+        # counts. Were the window not repeated, a client that was stopped by a full buffer would stay so: the kernel
+        # thinks it open, and says no more until it has doubled.
+        self._side.send(Segment(self.four_tuple, seq_, ack, TcpFlags.ACK, max(window, self._offered)))
 
     def _hand_over(self, reply: StateReply) -> None:
         assert self._sock is not None and self._capsule is not None
         tcp_repair.go(self._sock, reply.write_buffer)
+        self._offered = tcp_repair.offered_window(self._sock, reply.tcp_snapshot.rcv_wscale)
         # The application first: the client waits for its bytes, and for nothing that follows.
         channel = self._side.application_for(self.four_tuple.local.port)
         message = {"op": "import", "local": self.four_tuple.local, "remote": self.four_tuple.remote}

@@ -280,6 +280,12 @@ def heard_from_peer(sock: socket.socket) -> bool:
     return segs_in > 0
 
 
+def offered_window(sock: socket.socket, rcv_wscale: int) -> int:
+    """The raw window that the kernel believes to have offered (tcpi_rcv_wnd, Linux 6.2); 0 when it does not say."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 240)
+    return min(0xFFFF, struct.unpack_from("=I", info, 232)[0] >> rcv_wscale) if len(info) >= 236 else 0
+
+
 def advertised(reply: StateReply) -> tuple[int, int, int]:
     """(seq, ack, raw window) of a segment that repeats where the restored socket starts."""
     return reply.snd_max_seen, reply.last_ack_sent, receive_window(reply)
