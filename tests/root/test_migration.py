@@ -105,6 +105,21 @@ def test_upload(scene: Scene, strict: Path, port: str) -> None:
     note(f"upload-{port}", scene.judge(connection, outcomes), outcomes)
 
 
+def test_upload_that_fills_the_servers_buffer(scene: Scene, strict: Path) -> None:
+    """Faster than the server reads: megabytes of receive queue move along, and the window was shut."""
+    scene.net.set_bw(None)
+    try:
+        with scene.watched("full"):
+            client = scene.client(strict, "-c", "300000", "upload", SERVERS[0], STREAM, "3000000000")
+            [connection] = scene.wait_for_connections()
+            outcomes = scene.moves(connection, MOVES, SEED, pause=(0.01, 0.04))
+            assert client.runs
+            client.strict()
+    finally:
+        scene.net.set_bw(MBITS)
+    note("upload-full", scene.judge(connection, outcomes), outcomes)
+
+
 def test_paced_upload(scene: Scene, strict: Path) -> None:
     with scene.watched("paced-upload"):
         client = scene.client(strict, "-c", "4000", "-i", "2000", "upload", SERVERS[0], STREAM, "3000000")
