@@ -146,7 +146,9 @@ class Scene:
             time.sleep(0.005)
 
     def other_server(self, connection: str) -> str:
-        current = self.connections()[connection]["current"].split(":")[0]
+        rows = self.connections()
+        assert connection in rows, f"{connection} ended before its moves did: make the transfer longer"
+        current = rows[connection]["current"].split(":")[0]
         return SERVERS[current == SERVERS[0]]
 
     def move(self, connection: str, to: str | None = None) -> Outcome:

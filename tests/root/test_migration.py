@@ -110,9 +110,9 @@ def test_upload_that_fills_the_servers_buffer(scene: Scene, strict: Path) -> Non
     scene.net.set_bw(None)
     try:
         with scene.watched("full"):
-            client = scene.client(strict, "-c", "300000", "upload", SERVERS[0], STREAM, "3000000000")
+            client = scene.client(strict, "-c", "300000", "upload", SERVERS[0], STREAM, "4000000000")
             [connection] = scene.wait_for_connections()
-            outcomes = scene.moves(connection, MOVES, SEED, pause=(0.01, 0.04))
+            outcomes = scene.moves(connection, MOVES // 2, SEED, pause=(0.0, 0.04))
             assert client.runs
             client.strict()
     finally:
