@@ -32,6 +32,8 @@ from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Fence
 from mtcp.errors import ConnectionMigrated, MtcpError
 from mtcp.linux.syn import TCP_SAVE_SYN, asked_for_mtcp
 
+IMPORT_MAX = 4096
+"""Bytes of the agent's longest message to an application."""
 FENCED_POLL = 0.005
 """Seconds between looks at the fence while a move is under way; its success also wakes the socket."""
 SENDFILE_PIECE = 1 << 24
@@ -321,7 +323,7 @@ class Listener:
 
     def _imported(self, channel: socket.socket) -> Connection:
         try:
-            message, fds = local.receive(channel)
+            message, fds = local.receive(channel, IMPORT_MAX)
         except (EOFError, ConnectionError):
             # The agent is gone. New connections are plain TCP.
             self._epoll.unregister(channel)

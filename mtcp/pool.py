@@ -1,9 +1,9 @@
 """The pool's servers, and `ctrl_mappings_info`: where each one's agent listens on the control network.
 
-    [[server]]
-    name = "s1"
-    service = "10.0.0.1"
-    control = "10.1.0.1:7000"
+[[server]]
+name = "s1"
+service = "10.0.0.1"
+control = "10.1.0.1:7000"
 """
 
 from __future__ import annotations

@@ -19,6 +19,10 @@ from mtcp.states import Client
 from mtcp.wire.options import AddServers, AnyOption, Migrate
 
 log = logging.getLogger(__name__)
+CONFIRM_AFTER = 0.003
+"""Seconds from a commit to ACK3. Nobody waits for it; the new server's application, on hosts that share processors with
+this one, does wait for those."""
+
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -41,10 +45,11 @@ class ClientConnection:
         self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
         self.role.attempt = entry.attempt
         self.known_since = time.monotonic()
+        self.confirm_at: float | None = None
+        """When to take note of a commit that the mapping has made."""
         self._side = side
         self._move: Move | None = None
-        self._window = entry.window
-        self._begun: Entry | None = None
+        self._begun = entry
 
     def migrate(self, server: Endpoint, report: Report) -> None:
         """Start a move; LocalProtocolError when that cannot be now."""
@@ -59,24 +64,24 @@ class ClientConnection:
 
     def begin_mapping(self, server: Endpoint) -> Mark:
         try:
-            entry = self._side.datapath.begin(self._side.datapath.entry(self.index), server)
+            self._begun = self._side.datapath.begin(self._side.datapath.entry(self.index), server)
         except ValueError as e:
             raise LocalProtocolError(str(e)) from e
-        self._window, self._begun = entry.window, entry
-        return Mark(entry.rcv_nxt, entry.attempt)
+        return Mark(self._begun.rcv_nxt, self._begun.attempt)
 
     def abort_mapping(self) -> bool:
         # As begin returned it: an entry read anew is no longer MIGRATING if the move has just committed.
         return self._begun is not None and self._side.datapath.abort(self._begun)
 
     def send(self, server: Endpoint, option: AnyOption) -> None:
-        entry = self._side.datapath.entry(self.index)
-        flags = TcpFlags.SYN if isinstance(option, Migrate) else TcpFlags.ACK
-        ack = 0 if flags is TcpFlags.SYN else entry.rcv_nxt
         four_tuple = FourTuple(self.four_tuple.local, server)
-        self._side.send(Segment(four_tuple, entry.snd_nxt, ack, flags, self._window, option))
         if isinstance(option, Migrate):
+            at = self._begun
+            self._side.send(Segment(four_tuple, at.snd_nxt, 0, TcpFlags.SYN, at.window, option))
             self._side.events.emit("migrate_sent", connection=self.four_tuple.local, attempt=option.attempt, to=server)
+            return
+        entry = self._side.datapath.entry(self.index)
+        self._side.send(Segment(four_tuple, entry.snd_nxt, entry.rcv_nxt, TcpFlags.ACK, entry.window, option))
 
     def report(self, moved: bool, server: Endpoint, reason: str) -> None:
         move, self._move = self._move, None
@@ -145,14 +150,22 @@ class ClientSide:
         if connection is None or connection.role.state is Client.GONE:
             return
         if event.kind is EventKind.COMMITTED:
-            # Not one that an abort has found out before: by now the next attempt may be under way.
-            if self.datapath.entry(event.index).current == connection.role.target:
-                connection.role.committed(now)
+            connection.confirm_at = now + CONFIRM_AFTER
         elif event.kind is EventKind.CLOSED:
+            self._confirm(connection, now)
             self._closed(connection, now)
             # In TIME_WAIT a moved connection still answers late segments, and needs its mapping: `sweep` removes that.
             if not self.datapath.entry(event.index).moved:
                 self._remove(connection)
+
+    def _confirm(self, connection: ClientConnection, now: float) -> None:
+        if connection.confirm_at is None:
+            return
+        connection.confirm_at = None
+        # An abort may have found the commit out before, and the next attempt be under way.
+        migrating = connection.role.state is Client.SS_ISMIGRATING
+        if migrating and self.datapath.entry(connection.index).current == connection.role.target:
+            connection.role.committed(now)
 
     def _closed(self, connection: ClientConnection, now: float) -> None:
         self.events.emit("closed", connection=connection.four_tuple.local)
@@ -183,6 +196,8 @@ class ClientSide:
     def on_timer(self, now: float) -> None:
         """Repeat what is due."""
         for connection in self._by_index.values():
+            if connection.confirm_at is not None and now >= connection.confirm_at:
+                self._confirm(connection, now)
             connection.role.on_timer(now)
 
     def sweep(self, sockets: Set[FourTuple], looked_at: float) -> None:
@@ -205,6 +220,8 @@ class ClientSide:
         for connection in self._by_index.values():
             if connection.role.deadline is not None:
                 yield connection.role.deadline
+            if connection.confirm_at is not None:
+                yield connection.confirm_at
 
     # -- commands
 

@@ -40,11 +40,12 @@ def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None
     socket.send_fds(sock, [json.dumps(message).encode()], list(fds))
 
 
-def receive(sock: socket.socket) -> tuple[Message, list[int]]:
-    """One packet and its descriptors; EOFError when the other side is gone, ValueError when it is not JSON."""
-    data, fds, _, _ = socket.recv_fds(sock, MAX_PACKET, MAX_FDS)
-    for fd in fds:
-        os.set_inheritable(fd, False)
+def receive(sock: socket.socket, size: int = MAX_PACKET) -> tuple[Message, list[int]]:
+    """One packet of up to `size` bytes, and its descriptors.
+
+    EOFError when the other side is gone, ValueError when it is not JSON.
+    """
+    data, fds, _, _ = socket.recv_fds(sock, size, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
     if not data:
         raise EOFError("the agent closed the connection")
     message = json.loads(data)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import mmap
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -45,9 +45,14 @@ class Entry:
     tcp_flags: int  # all that went out, or-ed
     last_seen_ns: int  # CLOCK_MONOTONIC, as all times here
     committed_at_ns: int  # 0: was never moved
-    counters: dict[str, int]  # layout.COUNTERS
     cookie: int  # of the socket: the identity of the connection
     word: int  # the state word (layout)
+    memory: bytes = field(repr=False)  # all of it
+
+    @property
+    def counters(self) -> dict[str, int]:
+        """By the names of layout.COUNTERS."""
+        return {name: layout.read(self.memory, at) for name, at in COUNTERS.items()}
 
     @property
     def moved(self) -> bool:
@@ -302,9 +307,9 @@ def _entry_of(index: int, memory: bytes) -> Entry:
         tcp_flags=number(ENTRY.TCP_FLAGS),
         last_seen_ns=number(ENTRY.LAST_SEEN),
         committed_at_ns=number(ENTRY.COMMITTED_AT),
-        counters={name: number(field) for name, field in COUNTERS.items()},
         cookie=number(ENTRY.COOKIE),
         word=word,
+        memory=memory,
     )
 
 

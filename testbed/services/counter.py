@@ -1,6 +1,6 @@
 """The M-TCP papers' counter: each byte received adds one, the answer is the sum.
 
-    python -m testbed.services.counter --port 7002
+python -m testbed.services.counter --port 7002
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import sys
-import threading
 
 import mtcp
+from testbed.services.threads import serve_forever
 
 
 def count(connection: mtcp.Connection) -> None:
@@ -38,8 +38,7 @@ def main() -> int:
         return 1
     with listener:
         print("listening", flush=True)
-        while True:
-            threading.Thread(target=count, args=(listener.accept(),), daemon=True).start()
+        serve_forever(listener, count)
 
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ import contextlib
 import json
 import re
 import sys
-import threading
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import h11
 
 import mtcp
+from testbed.services.threads import serve_forever
 
 
 @dataclass(frozen=True)
@@ -134,8 +134,8 @@ def main() -> int:
         return 1
     with listener:
         print("listening", flush=True)
-        while True:
-            threading.Thread(target=serve, args=(listener.accept(), options.directory), daemon=True).start()
+        serve_forever(listener, lambda connection: serve(connection, options.directory))
+    return 0
 
 
 if __name__ == "__main__":

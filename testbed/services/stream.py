@@ -20,11 +20,11 @@ import asyncio
 import contextlib
 import functools
 import sys
-import threading
 import time
 
 import mtcp
 from mtcp import aio
+from testbed.services.threads import serve_forever
 
 PERIOD = 1048573
 """A prime near 1 MiB, and no multiple of any buffer's size."""
@@ -184,11 +184,11 @@ def main() -> int:
             asyncio.run(main_async(options.port))
         with mtcp.listen(("", options.port), migratable=not options.plain) as listener:
             print("listening", flush=True)
-            while True:
-                threading.Thread(target=serve, args=(listener.accept(),), daemon=True).start()
+            serve_forever(listener, serve)
     except (mtcp.MtcpError, OSError) as error:
         print(f"stream: cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
+    return 0
 
 
 if __name__ == "__main__":

@@ -25,10 +25,11 @@ from __future__ import annotations
 
 import socket
 import struct
+import sys
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
-from mtcp.address import Endpoint, FourTuple
+from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
 LAYOUT_VERSION = 1  # part of the names of maps; raise it whenever anything below changes
@@ -170,9 +171,12 @@ class Maps(NamedTuple):
     accepted: int  # LRU hash: server's 4-tuple -> ACCEPTED
 
 
+_NUMBERS = {1: struct.Struct("=B"), 2: struct.Struct("=H"), 4: struct.Struct("=I"), 8: struct.Struct("=Q")}
+
+
 def read(memory: memoryview | bytes, field: Field, base: int = 0) -> int:
     """The field's number in the struct that begins at `base`."""
-    value: int = struct.unpack_from("=" + {1: "B", 2: "H", 4: "I", 8: "Q"}[field.size], memory, base + field.offset)[0]
+    value: int = _NUMBERS[field.size].unpack_from(memory, base + field.offset)[0]
     return value
 
 
@@ -180,7 +184,7 @@ def pack(size: int, values: dict[Field, int]) -> bytes:
     """A struct of `size` bytes with these fields set and all others 0."""
     memory = bytearray(size)
     for field, value in values.items():
-        struct.pack_into("=" + {1: "B", 2: "H", 4: "I", 8: "Q"}[field.size], memory, field.offset, value)
+        _NUMBERS[field.size].pack_into(memory, field.offset, value)
     return bytes(memory)
 
 
@@ -195,7 +199,7 @@ def endpoint_number(endpoint: Endpoint) -> int:
 def endpoint_of(number: int) -> Endpoint:
     """The reverse of `endpoint_number`."""
     address, port = number & 0xFFFFFFFF, number >> 32
-    return Endpoint(socket.inet_ntoa(struct.pack("=I", address)), struct.unpack("!H", struct.pack("=H", port))[0])
+    return Endpoint(unpack_ip(address.to_bytes(4, sys.byteorder)), socket.ntohs(port))
 
 
 def tuple_key(four_tuple: FourTuple) -> bytes:
