@@ -72,8 +72,7 @@ class Taking:
             self._side.send(Segment(self.four_tuple, 0, seq.add(self._syn_seq, 1), TcpFlags.ACK, 0, option))
             return
         seq_, ack, window = tcp_repair.advertised(reply)
-        syn_ack = TcpFlags.SYN | TcpFlags.ACK
-        self._side.send(Segment(self.four_tuple, seq.add(seq_, -1), ack, syn_ack, window, option))
+        self._side.send(Segment(self.four_tuple, seq.add(seq_, -1), ack, TcpFlags.SYN_ACK, window, option))
         self._side.event("accept_sent", self, self.role.attempt)
         if self._connection is None:
             self._hand_over(reply)

@@ -33,6 +33,7 @@ class TcpFlags(IntFlag):
     RST = 4
     PSH = 8
     ACK = 16
+    SYN_ACK = 18
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,15 @@ class Flags(IntFlag):
     """Addresses in the body have 16 bytes, not 4."""
 
 
+_NO_FLAGS = Flags(0)
+
+
 class _Plain:
     """No flags."""
 
     @property
     def flags(self) -> Flags:
-        return Flags(0)
+        return _NO_FLAGS
 
 
 def _unpack(layout: struct.Struct, body: bytes) -> tuple[Any, ...]:
@@ -66,7 +69,7 @@ def _unpack(layout: struct.Struct, body: bytes) -> tuple[Any, ...]:
 
 
 def _address_flag(ip: str) -> Flags:
-    return Flags.IPV6 if ":" in ip else Flags(0)
+    return Flags.IPV6 if ":" in ip else _NO_FLAGS
 
 
 @dataclass(frozen=True)
@@ -226,7 +229,7 @@ class AddServers:
 
     @property
     def flags(self) -> Flags:
-        return _address_flag(self.servers[0].ip) if self.servers else Flags(0)
+        return _address_flag(self.servers[0].ip) if self.servers else _NO_FLAGS
 
     def _signed_part(self) -> bytes:
         listed = b"".join(s.packed + s.port.to_bytes(2, "big") for s in self.servers)

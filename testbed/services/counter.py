@@ -39,6 +39,7 @@ def main() -> int:
     with listener:
         print("listening", flush=True)
         serve_forever(listener, count)
+    return 0
 
 
 if __name__ == "__main__":
