@@ -61,7 +61,8 @@ def _handover(options: argparse.Namespace, console: Console) -> int:
             perform(run, network, setting, console)
         run.finish("invalid", "not judged yet")
         written = report.write(run.directory)
-        run.summary(written.figures)
+        # The keys are those of the bench; what only it measures is null.
+        run.summary({"interrupted_calls": None, "goodput_ratio": None, **written.figures})
         run.finish(written.figures["verdict"], written.figures["reason"])
     _show(written.figures, console)
     console.print(f"report: {written.path}", soft_wrap=True)

@@ -50,6 +50,7 @@ class ClientConnection:
         self._side = side
         self._move: Move | None = None
         self._begun = entry
+        """As the last move's begin left it."""
 
     def migrate(self, server: Endpoint, report: Report) -> None:
         """Start a move; LocalProtocolError when that cannot be now."""
@@ -71,7 +72,7 @@ class ClientConnection:
 
     def abort_mapping(self) -> bool:
         # As begin returned it: an entry read anew is no longer MIGRATING if the move has just committed.
-        return self._begun is not None and self._side.datapath.abort(self._begun)
+        return self._side.datapath.abort(self._begun)
 
     def send(self, server: Endpoint, option: AnyOption) -> None:
         four_tuple = FourTuple(self.four_tuple.local, server)

@@ -121,8 +121,9 @@ class Agent:
                 self._server.on_timer(now)
         except MtcpError as error:
             log.warning("%s", error)
-        self._events.flush()
-        self._reschedule()
+        finally:
+            self._events.flush()
+            self._reschedule()
 
     def _reschedule(self) -> None:
         loop = asyncio.get_running_loop()

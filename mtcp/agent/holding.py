@@ -147,8 +147,10 @@ class ServerConnection:
         return reply
 
     def resume(self) -> None:
-        tcp_repair.thaw(self._sock)
-        self._capsule.fence = Fence.OPEN
+        try:
+            tcp_repair.thaw(self._sock)
+        finally:
+            self._capsule.fence = Fence.OPEN
         self._side.event("resumed", self, self.role.attempt)
         if self._closed_by_application:
             self.application_closed(time.monotonic())
