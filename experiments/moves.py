@@ -13,7 +13,7 @@ PHASES = (
     ("S1: fence and dump", "request_received", "dumped"),
     ("S1→S2: state reply", "dumped", "reply_received"),
     ("S2: restore", "reply_received", "restored"),
-    ("S2→C: SYN-ACK, first segment", "restored", "committed"),
+    ("S2→C: SYN-ACK, commit", "restored", "committed"),
 )
 """(name, from event, to event), in the order of PROTOCOL.md's table of steps."""
 
