@@ -16,12 +16,15 @@ from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
 from mtcp.roles.client import ClientRole, Mark
 from mtcp.roles.server_list import KnownServers
 from mtcp.states import Client
-from mtcp.wire.options import AddServers, AnyOption, Migrate
+from mtcp.wire.options import AbortAck, Accept, AddServers, AnyOption, Migrate, Reject
 
 log = logging.getLogger(__name__)
 CONFIRM_AFTER = 0.003
 """Seconds from a commit to ACK3. Nobody waits for it; the new server's application, on hosts that share processors with
 this one, does wait for those."""
+
+FOR_CLIENTS = (AddServers, Accept, Reject, AbortAck)
+"""The options that servers send."""
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -179,20 +182,18 @@ class ClientSide:
             self._by_ends[entry.four_tuple.local, server] = connection
         self.events.emit("established", connection=entry.four_tuple.local, server=entry.four_tuple.remote)
 
-    def on_segment(self, segment: Segment, now: float) -> bool:
-        """Take a control segment that is for one of our connections; False when it is not."""
+    def on_segment(self, segment: Segment, now: float) -> None:
+        """A control segment FOR_CLIENTS."""
         local, server = segment.four_tuple
-        connection = self._by_ends.get((local, server))
-        if connection is None:
-            return False
-        option = segment.option
+        connection, option = self._by_ends.get((local, server)), segment.option
+        if connection is None or option is None:
+            raise RemoteProtocolError(f"control segment for {segment.four_tuple}, which is no connection here; dropped")
         if isinstance(option, AddServers):
             answer = connection.known.add(option, server)
             if answer is not None:
                 connection.send(server, answer)
-        elif option is not None:
+        else:
             connection.role.on_option(server, option, now)
-        return True
 
     def on_timer(self, now: float) -> None:
         """Repeat what is due."""

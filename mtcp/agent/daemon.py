@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mtcp.agent.client import ClientSide
+from mtcp.agent.client import FOR_CLIENTS, ClientSide
 from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
 from mtcp.agent.server import ServerSide
@@ -99,15 +99,16 @@ class Agent:
         self._reschedule()
 
     def _on_segments(self) -> None:
-        # A connection's first control segment may overtake the event that announces the connection.
-        self._client.on_datapath()
         now = time.monotonic()
         for segment in self._segments.receive():
-            if isinstance(segment, RemoteProtocolError):
-                log.warning("%s", segment)
-                continue
             try:
-                if not self._client.on_segment(segment, now) and self._server is not None:
+                if isinstance(segment, RemoteProtocolError):
+                    raise segment
+                if isinstance(segment.option, FOR_CLIENTS):
+                    # A connection's first control segment may overtake the event that announces the connection.
+                    self._client.on_datapath()
+                    self._client.on_segment(segment, now)
+                elif self._server is not None:
                     self._server.on_segment(segment, now)
             except RemoteProtocolError as error:
                 log.warning("%s", error)

@@ -117,11 +117,11 @@ class ServerConnection:
         return reply
 
     def _dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
-        unread = tcp_repair.freeze(self._sock)
+        at, unread = tcp_repair.freeze(self._sock)
         transport = tcp_repair.read_transport(self._sock, self.moves + 1)
         if self._capsule.overflowed:
             raise Refused(Reason.LOG_OVERFLOW)
-        at, origins = tcp_repair.counters(self._sock), self._origins
+        origins = self._origins
         check_ahead(client_rcv_nxt, seq.add(origins.snd_start, at.sent))
         snapshot = self._capsule.snapshot()
         application = ApplicationSnapshot(

@@ -160,9 +160,12 @@ class Datapath:
         if entry.closed or entry.stale:
             raise ValueError(f"{entry.four_tuple} is closed")
         route = FourTuple(server, entry.four_tuple.local)
-        for table, four_tuple in ((self._maps.egress, route.reversed), (self._maps.ingress, route)):
+        # A connection of the same client port to that server has both keys; once the ingress one is ours, it takes it.
+        for table, four_tuple in ((self._maps.ingress, route), (self._maps.egress, route.reversed)):
             owner = self._lookup(table, layout.tuple_key(four_tuple))
-            if owner not in (None, entry.index):
+            if owner == entry.index:
+                break
+            if owner is not None:
                 raise ValueError(f"{entry.four_tuple} cannot move to {server}: another connection has {route.reversed}")
         new_route = self._add_route(entry, layout.tuple_key(route))
         attempt = (entry.attempt + 1) & (0xFFFFFFFF >> layout.ATTEMPT_SHIFT)

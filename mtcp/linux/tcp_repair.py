@@ -86,13 +86,13 @@ def attach_filter(sock: socket.socket, *instructions: tuple[int, int, int, int])
 RETURN_0 = (0x06, 0, 0, 0)
 
 
-def freeze(sock: socket.socket) -> bytes:
+def freeze(sock: socket.socket) -> tuple[Counters, bytes]:
     """Make the socket deaf and put it into repair mode: from here on neither network nor application changes it.
 
-    Returns what has been received and not read. Read before repair mode: in it that takes the queue selector, and an
-    application that is just calling send() would then write into its own receive queue. With no queue selected the
-    kernel refuses it (EINVAL). Repeated until nothing moves, for a segment may have passed the filter just before, and
-    the application may be reading.
+    Returns where it is, and what it has received that was not read. That is fetched before repair mode: in it that
+    takes the queue selector, and an application that is just calling send() would then write into its own receive
+    queue. With no queue selected the kernel refuses it (EINVAL). Repeated until nothing moves, for a segment may have
+    passed the filter just before, and the application may be reading.
     """
     attach_filter(sock, RETURN_0)
     while True:
@@ -104,7 +104,7 @@ def freeze(sock: socket.socket) -> bytes:
         if (after.received, after.read) == (before.received, before.read) and len(
             unread
         ) == after.received - after.read:
-            return unread
+            return after, unread
         _set(sock, TCP_REPAIR, REPAIR_OFF_NO_PROBE)
 
 
