@@ -15,7 +15,7 @@ from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, SoSnapshot
 from mtcp.states import NewServer, NewServerEvent, OldServer
 from mtcp.wire import frames, options
 from mtcp.wire.frames import Done, Frame, FrameReader, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate
+from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate
 
 if TYPE_CHECKING:
     from mtcp.sim import Network, SimClient
@@ -270,6 +270,8 @@ class Server:
                     self.taking = Taking(self, option)
                 if self.taking.role.attempt == attempt:
                     self.taking.role.on_migrate_syn(now)
+            case Abort(attempt=attempt) if self.taking is not None and self.taking.role.attempt == attempt:
+                self.taking.role.on_abort(option, now)
             case Ack3():
                 if self.taking is not None:
                     self.taking.role.on_ack3(option, now)

@@ -44,6 +44,8 @@ class ClientEvent(Event):
     RETRY = auto()
     GIVE_UP = auto()
     ACCEPT = auto()
+    GIVEN_UP_ACCEPT = auto()
+    """An ACCEPT of an attempt that was given up: that server must not go on."""
     REJECT = auto()
     COMMITTED = auto()
     KEPT = auto()
@@ -58,6 +60,8 @@ class ClientAction(Action):
     SEND_MIGRATE = auto()
     SEND_ACK3 = auto()
     SEND_ABORT = auto()
+    SEND_REFUSAL = auto()
+    """ABORT to the new server."""
     START_TIMERS = auto()
     STOP_TIMERS = auto()
     REPORT_MOVED = auto()
@@ -68,21 +72,26 @@ _C, _CE, _CA = Client, ClientEvent, ClientAction
 CLIENT: Table = {
     (_C.TRACKED, _CE.MIGRATE): ((_CA.BEGIN_MAPPING, _CA.SEND_MIGRATE, _CA.START_TIMERS), _C.SS_ISMIGRATING),
     (_C.TRACKED, _CE.ACCEPT): ((_CA.SEND_ACK3,), _C.TRACKED),
+    (_C.TRACKED, _CE.GIVEN_UP_ACCEPT): ((_CA.SEND_REFUSAL,), _C.TRACKED),
     (_C.TRACKED, _CE.COMMITTED): ((), _C.TRACKED),
     (_C.TRACKED, _CE.REJECT): ((), _C.TRACKED),
     (_C.TRACKED, _CE.ABORT_ACK): ((), _C.TRACKED),
     (_C.TRACKED, _CE.CLOSED): ((), _C.GONE),
     (_C.SS_ISMIGRATING, _CE.RETRY): ((_CA.SEND_MIGRATE,), _C.SS_ISMIGRATING),
     (_C.SS_ISMIGRATING, _CE.ACCEPT): ((), _C.SS_ISMIGRATING),
+    (_C.SS_ISMIGRATING, _CE.GIVEN_UP_ACCEPT): ((_CA.SEND_REFUSAL,), _C.SS_ISMIGRATING),
     (_C.SS_ISMIGRATING, _CE.COMMITTED): ((_CA.STOP_TIMERS, _CA.SEND_ACK3, _CA.REPORT_MOVED), _C.TRACKED),
     (_C.SS_ISMIGRATING, _CE.REJECT): ((_CA.ABORT_MAPPING,), _C.WITHDRAWING),
     (_C.SS_ISMIGRATING, _CE.GIVE_UP): ((_CA.ABORT_MAPPING,), _C.WITHDRAWING),
     (_C.SS_ISMIGRATING, _CE.CLOSED): ((_CA.STOP_TIMERS, _CA.REPORT_KEPT), _C.GONE),
     (_C.WITHDRAWING, _CE.COMMITTED): ((_CA.STOP_TIMERS, _CA.SEND_ACK3, _CA.REPORT_MOVED), _C.TRACKED),
-    (_C.WITHDRAWING, _CE.KEPT): ((_CA.SEND_ABORT, _CA.START_TIMERS, _CA.REPORT_KEPT), _C.ABORTING),
+    (_C.WITHDRAWING, _CE.KEPT): (
+        (_CA.SEND_ABORT, _CA.SEND_REFUSAL, _CA.START_TIMERS, _CA.REPORT_KEPT),
+        _C.ABORTING,
+    ),
     (_C.ABORTING, _CE.RETRY): ((_CA.SEND_ABORT,), _C.ABORTING),
     (_C.ABORTING, _CE.ABORT_ACK): ((_CA.STOP_TIMERS,), _C.TRACKED),
-    (_C.ABORTING, _CE.ACCEPT): ((), _C.ABORTING),
+    (_C.ABORTING, _CE.GIVEN_UP_ACCEPT): ((_CA.SEND_REFUSAL,), _C.ABORTING),
     (_C.ABORTING, _CE.REJECT): ((), _C.ABORTING),
     (_C.ABORTING, _CE.GIVE_UP): ((_CA.STOP_TIMERS,), _C.TRACKED),
     (_C.ABORTING, _CE.CLOSED): ((_CA.STOP_TIMERS,), _C.GONE),
@@ -161,6 +170,7 @@ class NewServerEvent(Event):
     STATE_REJECT = auto()
     RESTORE_FAILED = auto()
     ACK3 = auto()
+    ABORT = auto()
     DONE_ACK = auto()
 
 
@@ -189,6 +199,7 @@ NEW_SERVER: Table = {
     (_N.RESTORED, _NE.RETRY): ((_NA.SEND_ACCEPT,), _N.RESTORED),
     (_N.RESTORED, _NE.STATE_REPLY): ((), _N.RESTORED),
     (_N.RESTORED, _NE.ACK3): ((_NA.SEND_DONE, _NA.START_TIMERS), _N.CONFIRMING),
+    (_N.RESTORED, _NE.ABORT): ((_NA.STOP_TIMERS, _NA.DISCARD), _N.FAILED),
     (_N.RESTORED, _NE.GIVE_UP): ((_NA.STOP_TIMERS, _NA.DISCARD), _N.FAILED),
     (_N.CONFIRMING, _NE.RETRY): ((_NA.SEND_DONE,), _N.CONFIRMING),
     (_N.CONFIRMING, _NE.ACK3): ((), _N.CONFIRMING),
@@ -204,6 +215,7 @@ NEW_SERVER: Table = {
     (_N.FAILED, _NE.STATE_REPLY): ((), _N.FAILED),
     (_N.FAILED, _NE.STATE_REJECT): ((), _N.FAILED),
     (_N.FAILED, _NE.ACK3): ((), _N.FAILED),
+    (_N.FAILED, _NE.ABORT): ((), _N.FAILED),
 }
 
 LOCAL_EVENTS: frozenset[Event] = frozenset(

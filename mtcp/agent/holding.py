@@ -167,6 +167,7 @@ class ServerConnection:
         """Destroy a connection that was taken and that the client never committed to."""
         tcp_repair.freeze(self._sock)
         self.close_silently()
+        self.ends_at = time.monotonic()
 
     def send_frame(self, peer: Any, frame: Frame) -> None:
         if isinstance(peer, ControlConnection):

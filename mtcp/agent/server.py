@@ -23,7 +23,7 @@ from mtcp.linux.segments import ControlSegments, Segment
 from mtcp.pool import Pool, Server
 from mtcp.states import NewServer, OldServer
 from mtcp.wire.frames import Done, Frame, StateReject, StateRequest
-from mtcp.wire.options import Ack3, AddServersAck, AnyOption, Migrate
+from mtcp.wire.options import Abort, Ack3, AddServersAck, AnyOption, Migrate
 
 log = logging.getLogger(__name__)
 ORPHAN_LEASE = 60.0
@@ -147,6 +147,8 @@ class ServerSide:
                 taking = self._takings.get(segment.four_tuple)
                 if taking is not None:
                     taking.role.on_ack3(option, now)
+            case Abort() if (taking := self._attempt(segment.four_tuple, option.attempt)) is not None:
+                taking.role.on_abort(option, now)
             case AddServersAck():
                 connection = self._connections.get(segment.four_tuple)
                 if connection is not None and connection.announcement is not None:
@@ -155,6 +157,10 @@ class ServerSide:
                 pass
             case _:
                 self._on_option(segment.four_tuple, option, now)
+
+    def _attempt(self, four_tuple: FourTuple, attempt: int) -> Taking | None:
+        taking = self._takings.get(four_tuple)
+        return taking if taking is not None and taking.role.attempt == attempt else None
 
     def _on_option(self, four_tuple: FourTuple, option: AnyOption, now: float) -> None:
         connection = self._connections.get(four_tuple)

@@ -54,6 +54,8 @@ class ClientRole(Machine):
         self.target: Endpoint | None = None
         self._migrate: Migrate | None = None
         self._reason = ""
+        self._given_up: set[int] = set()
+        self._refused = (current, 0)
         self._port = port
 
     def migrate(self, server: Endpoint, now: float) -> None:
@@ -77,23 +79,22 @@ class ClientRole(Machine):
     def on_option(self, server: Endpoint, option: AnyOption, now: float) -> None:
         """A control segment from `server`."""
         match option:
-            case Accept() | AbortAck():
-                if not is_authentic(option, self.key):
-                    raise RemoteProtocolError(f"{option.subtype.name} from {server} with a wrong MAC; dropped")
-                if option.attempt != self.attempt:
-                    raise RemoteProtocolError(
-                        f"{option.subtype.name} of attempt {option.attempt}, at {self.attempt}; dropped"
-                    )
-                if isinstance(option, Accept) and self.state is Client.TRACKED and server != self.current:
-                    raise RemoteProtocolError(f"ACCEPT from {server} of an attempt that was given up; dropped")
-                self.fire(ClientEvent.ACCEPT if isinstance(option, Accept) else ClientEvent.ABORT_ACK, now)
+            case Accept() | AbortAck() if not is_authentic(option, self.key):
+                raise RemoteProtocolError(f"{option.subtype.name} from {server} with a wrong MAC; dropped")
+            case Accept(attempt=attempt) if attempt in self._given_up:
+                self._refused = server, attempt
+                self.fire(ClientEvent.GIVEN_UP_ACCEPT, now)
+            case Accept(attempt=attempt) if attempt == self.attempt:
+                self.fire(ClientEvent.ACCEPT, now)
+            case AbortAck(attempt=attempt) if attempt == self.attempt and server == self.current:
+                self.fire(ClientEvent.ABORT_ACK, now)
             case Reject(attempt=attempt, reason=reason):
                 if server != self.target or attempt != self.attempt:
                     raise RemoteProtocolError(f"REJECT of attempt {attempt} from {server}: not asked; dropped")
                 self._reason = _explain(reason)
                 self.fire(ClientEvent.REJECT, now)
             case _:
-                raise RemoteProtocolError(f"{option.subtype.name} is not for a client; dropped")
+                raise RemoteProtocolError(f"{option} from {server} is not for this client now; dropped")
 
     def begin_mapping(self, now: float) -> None:
         assert self.target is not None
@@ -103,7 +104,13 @@ class ClientRole(Machine):
         self._migrate = unsigned.signed(self.key, self.four_tuple.local, self.target)
 
     def abort_mapping(self, now: float) -> None:
-        self.fire(ClientEvent.KEPT if self._port.abort_mapping() else ClientEvent.COMMITTED, now)
+        assert self.target is not None
+        if self._port.abort_mapping():
+            self._given_up.add(self.attempt)
+            self._refused = self.target, self.attempt
+            self.fire(ClientEvent.KEPT, now)
+        else:
+            self.fire(ClientEvent.COMMITTED, now)
 
     def send_migrate(self, now: float) -> None:
         assert self.target is not None and self._migrate is not None
@@ -115,6 +122,10 @@ class ClientRole(Machine):
 
     def send_abort(self, now: float) -> None:
         self._port.send(self.current, Abort(self.attempt).signed(self.key))
+
+    def send_refusal(self, now: float) -> None:
+        server, attempt = self._refused
+        self._port.send(server, Abort(attempt).signed(self.key))
 
     def report_moved(self, now: float) -> None:
         assert self.target is not None

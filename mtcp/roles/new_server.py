@@ -10,7 +10,7 @@ from mtcp.roles.machine import Machine
 from mtcp.snapshot import StateReply
 from mtcp.states import NEW_SERVER, NewServer, NewServerEvent
 from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
+from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
 
 
 class NewServerPort(Protocol):
@@ -81,6 +81,12 @@ class NewServerRole(Machine):
         if self.reply is None or option.attempt != self.attempt or not is_authentic(option, self.reply.key):
             raise RemoteProtocolError("ACK3 with a wrong MAC or attempt; dropped")
         self.fire(NewServerEvent.ACK3, now)
+
+    def on_abort(self, option: Abort, now: float) -> None:
+        """The client has given this attempt up. Before there is a key to check that with, it can mean nothing."""
+        if self.reply is not None and (option.attempt != self.attempt or not is_authentic(option, self.reply.key)):
+            raise RemoteProtocolError("ABORT with a wrong MAC or attempt; dropped")
+        self.fire(NewServerEvent.ABORT, now)
 
     def on_traffic(self, now: float) -> None:
         """The kernel has heard from the client: it has committed, whether its ACK3 arrived or not."""

@@ -250,6 +250,26 @@ def test_new_server_lets_go_of_what_nobody_commits_to() -> None:
     assert (host.take(), role.state) == ([], NewServer.FAILED)
 
 
+def test_new_server_lets_go_of_what_the_client_has_given_up() -> None:
+    role, host = taking()
+    host.take()
+    for forged in (Abort(1), Abort(2).signed(KEY)):
+        with pytest.raises(RemoteProtocolError, match="wrong MAC"):
+            role.on_abort(forged, 0.1)
+    role.on_abort(Abort(1).signed(KEY), 0.1)
+    role.on_abort(Abort(1).signed(KEY), 0.2)
+    assert (host.take(), role.state, role.deadline) == (["discard"], NewServer.FAILED, None)
+
+
+def test_abort_means_nothing_before_there_is_a_key() -> None:
+    role, host = new_server()
+    role.on_migrate_syn(0.0)
+    host.take()
+    with pytest.raises(RemoteProtocolError):
+        role.on_abort(Abort(1).signed(KEY), 0.1)
+    assert (host.take(), role.state) == ([], NewServer.REQUESTED)
+
+
 @pytest.mark.parametrize("reason", Reason)
 def test_new_server_passes_the_reason_on(reason: Reason) -> None:
     role, host = new_server()

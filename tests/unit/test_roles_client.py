@@ -91,9 +91,9 @@ def test_client_repeats_and_gives_up() -> None:
     run_timer(role, 4.9)
     assert host.did.count((S2, MIGRATE)) == len(host.take()) > 4
     run_timer(role, 5.0)
-    abort = (S1, Abort(1).signed(KEY))
-    mapping, told, (kept, server, reason) = host.take()
-    assert (mapping, told, kept, server) == ("abort mapping", abort, "kept", S2)
+    abort, refusal = (S1, Abort(1).signed(KEY)), (S2, Abort(1).signed(KEY))
+    mapping, told, refused, (kept, server, reason) = host.take()
+    assert (mapping, told, refused, kept, server) == ("abort mapping", abort, refusal, "kept", S2)
     assert "no answer" in reason
     run_timer(role, 5.0 + FIRST_RETRY)
     assert host.take() == [abort]
@@ -117,6 +117,7 @@ def test_client_is_rejected(reason: Reason) -> None:
     assert host.take() == [
         "abort mapping",
         (S1, Abort(1).signed(KEY)),
+        (S2, Abort(1).signed(KEY)),
         ("kept", S2, f"{reason.name}: {reason.advice}"),
     ]
 
@@ -133,17 +134,31 @@ def test_a_commit_that_an_abort_finds_out_wins() -> None:
     assert (host.take(), role.current, role.deadline) == ([], S2, None)
 
 
-def test_no_ack3_for_an_attempt_that_was_given_up() -> None:
-    """It would make S2 an owner beside S1."""
+def test_an_attempt_that_was_given_up_is_refused_and_gets_no_ack3() -> None:
+    """ACK3 would make S2 an owner beside S1."""
     role, host = client()
+    refusal = (S2, Abort(1).signed(KEY))
     role.migrate(S2, 0.0)
     role.on_option(S2, Reject(1, Reason.BUSY), 0.1)
-    role.on_option(S2, ACCEPT, 0.1)
-    role.on_option(S1, AbortAck(1).signed(KEY), 0.2)
     host.take()
-    with pytest.raises(RemoteProtocolError, match="given up"):
-        role.on_option(S2, ACCEPT, 0.3)
-    assert host.take() == []
+    role.on_option(S2, ACCEPT, 0.1)
+    assert host.take() == [refusal]
+    role.on_option(S1, AbortAck(1).signed(KEY), 0.2)
+    role.on_option(S2, ACCEPT, 0.3)
+    assert host.take() == [refusal]
+    role.migrate(S2, 0.4)
+    host.take()
+    role.on_option(S2, ACCEPT, 0.5)
+    assert (host.take(), role.state) == ([refusal], Client.SS_ISMIGRATING)
+
+
+def test_only_the_old_server_confirms_an_abort() -> None:
+    role, _ = client()
+    role.migrate(S2, 0.0)
+    role.on_option(S2, Reject(1, Reason.BUSY), 0.1)
+    with pytest.raises(RemoteProtocolError):
+        role.on_option(S2, AbortAck(1).signed(KEY), 0.2)
+    assert role.state is Client.ABORTING
 
 
 @pytest.mark.parametrize(
