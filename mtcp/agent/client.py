@@ -48,6 +48,8 @@ class ClientConnection:
         self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
         self.role.attempt = entry.attempt
         self.known_since = time.monotonic()
+        self.moves = 0
+        """How often it has moved since this agent knows it."""
         self.confirm_at: float | None = None
         """When to take note of a commit that the mapping has made."""
         self._side = side
@@ -89,6 +91,7 @@ class ClientConnection:
 
     def report(self, moved: bool, server: Endpoint, reason: str) -> None:
         move, self._move = self._move, None
+        self.moves += moved
         if move is None:
             return
         committed_ns = self._side.datapath.entry(self.index).committed_at_ns if moved else 0
@@ -236,7 +239,7 @@ class ClientSide:
                 "server": str(c.four_tuple.remote),
                 "current": str(c.role.current),
                 "state": c.role.state.name,
-                "moves": c.role.attempt,
+                "moves": c.moves,
                 "others": [str(s) for s in c.known.servers if s != c.role.current],
             }
             for c in self.connections()
