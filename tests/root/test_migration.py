@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 from testbed import sandbox
+from testbed.processes import checked
 from testbed.strict import compile_strict
 from tests.root.scene import SERVERS, Outcome, Scene, Seen
 from topologies.two_servers import running
@@ -217,6 +218,38 @@ def test_moves_although_the_old_application_hangs(scene: Scene, strict: Path) ->
             client.strict()
         finally:
             hanging.send_signal(signal.SIGCONT)
+    scene.judge(connection, outcomes)
+
+
+def test_moves_although_the_old_application_was_killed(scene: Scene, strict: Path) -> None:
+    """The agent holds socket and capsule: its connection outlives the process."""
+    port = 7011
+    scene.service("stream", "--port", str(port))
+    doomed = scene.programs[-2].process
+    with scene.watched("killed"):
+        client = scene.client(strict, "upload", SERVERS[0], str(port), str(PER_SECOND // 2))
+        [connection] = scene.wait_for_connections()
+        time.sleep(0.1)
+        doomed.kill()
+        doomed.wait()
+        outcomes = [scene.move(connection, SERVERS[1])]
+        client.strict()
+    scene.judge(connection, outcomes)
+
+
+def test_stays_while_the_control_network_is_cut_and_moves_when_it_is_back(scene: Scene, strict: Path) -> None:
+    control = scene.net.s1.intf("s1-eth1").name
+    with scene.watched("cut"):
+        client = scene.client(strict, "-i", "1000", "-c", "10000", "recv", SERVERS[0], STREAM, "70000000")
+        [connection] = scene.wait_for_connections()
+        checked(scene.net.s1, "ip", "link", "set", control, "down")
+        try:
+            refused = scene.move(connection, SERVERS[1])
+        finally:
+            checked(scene.net.s1, "ip", "link", "set", control, "up")
+        assert refused["outcome"] == "kept"
+        outcomes = scene.moves(connection, 5, seed=11)
+        client.strict()
     scene.judge(connection, outcomes)
 
 
