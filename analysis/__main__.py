@@ -1,4 +1,4 @@
-"""`python -m analysis report RUN_DIR`: judge a run and write its report."""
+"""`python -m analysis report RUN_DIR …`: judge runs, write reports. `bench DIR`: put a bench's figures together."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import argparse
 import sys
 from pathlib import Path
 
-from analysis import report
+from analysis import bench, report
 from analysis.run import RunError
 
 
@@ -14,17 +14,31 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. A run that failed is no error of the report's."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Results of experiments.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    command = commands.add_parser("report", help="judge a run by its captures and write its HTML report")
-    command.add_argument("run_dir", type=Path, help="e.g. results/handover/latest")
+    command = commands.add_parser("report", help="judge runs by their captures and write their HTML reports")
+    command.add_argument("run_dir", type=Path, nargs="+", help="e.g. results/handover/latest")
+    command.set_defaults(run=_report)
+    command = commands.add_parser("bench", help="put the figures of a bench together, whose parts have been judged")
+    command.add_argument("directory", type=Path, help="e.g. results/bench/latest")
+    command.set_defaults(run=_bench)
     options = parser.parse_args(arguments)
     try:
-        written = report.write(options.run_dir)
+        options.run(options)
     except (RunError, OSError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
-    print(f"{written.figures['verdict']}: {written.figures['reason']}")
-    print(written.path)
     return 0
+
+
+def _report(options: argparse.Namespace) -> None:
+    for run_dir in options.run_dir:
+        written = report.write(run_dir)
+        print(f"{written.figures['verdict']}: {written.figures['reason']}")
+        print(written.path)
+
+
+def _bench(options: argparse.Namespace) -> None:
+    figures = bench.summarise(options.directory)
+    print(f"{figures['verdict']}: {figures['reason']}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,14 +23,14 @@ _NOT_PROVENANCE = {
 
 
 class Written(NamedTuple):
-    """Where the report is, and the headline figures for summary.json."""
+    """Where the report is, and the headline figures, as in summary.json."""
 
     path: Path
     figures: dict[str, Any]
 
 
 def write(run_dir: Path | str) -> Written:
-    """Judge the run; write report.html, goodput and phases (.png, .svg), samples (.parquet, .csv) into it.
+    """Judge the run; write report.html, summary.json, goodput and phases (.png, .svg), samples (.parquet, .csv).
 
     Raises RunError if `run_dir` is no run directory. An invalid or failed run gets a report all the same;
     pictures that its captures do not allow are left out.
@@ -41,6 +42,9 @@ def write(run_dir: Path | str) -> Written:
         figure = draw(title=title)
         (path / f"{name}.png").write_bytes(figures.image(figure, "png", figures.LIGHT.paper))
         (path / f"{name}.svg").write_bytes(figures.image(figure, "svg", figures.LIGHT.paper))
+    # The keys are those of the bench; what only that measures is null.
+    summary = {"interrupted_calls": None, "goodput_ratio": None, **found.verdict.figures}
+    (path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
     table = samples(found)
     table.to_parquet(path / "samples.parquet", index=False)
     table.to_csv(path / "samples.csv", index=False)

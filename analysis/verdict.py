@@ -111,6 +111,9 @@ def _expected_servers(run: Run) -> list[str]:
 
 
 def _hash_ok(run: Run) -> bool:
+    """Whether the client has every byte: by the hash, or by `every_byte_right` of a client that checks each itself."""
+    if "every_byte_right" in run.facts:
+        return bool(run.facts["every_byte_right"])
     received, expected = run.facts.get("received_sha256"), run.facts.get("expected_sha256")
     return bool(expected) and received == expected
 
@@ -136,11 +139,18 @@ def _figures(run: Run, trace: migrations.Trace | None, moves: pd.DataFrame, rese
         "first_byte_ms_median": statistics.median(columns["first_byte_ms"]).as_dict(),
         "migration_ms_median": statistics.median(columns["migration_ms"]).as_dict(),
         "stall_ms_median": statistics.median(columns["stall_ms"]).as_dict(),
+        "phases_ms_median": _phases(moves),
         "goodput_mbps": trace.delivered * 8 / seconds / 1e6 if trace and seconds else None,
         "duration_s": seconds if trace else None,
         "duplicate_bytes": trace.duplicate_bytes if trace else None,
         **{f"payload_bytes_{name}": payload.get(name, 0) if trace else None for name in run.servers},
     }
+
+
+def _phases(moves: pd.DataFrame) -> dict[str, Any]:
+    """The median of each phase, in their order."""
+    phases = pd.DataFrame(list(moves["phases"])) if len(moves) else pd.DataFrame()
+    return {str(name): statistics.median(phases[name]).as_dict() for name in phases}
 
 
 __all__ = ["Examination", "Verdict", "examine", "judge"]

@@ -5,13 +5,19 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from experiments.bench import bench
+from experiments.handover import Handover, perform
+from experiments.judging import judge, judge_bench, summary
 from testbed import doctor, sandbox
 from testbed.errors import TestbedError
+from testbed.results import Run
+from topologies.two_servers import running
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,36 +55,25 @@ def _positive(text: str) -> int:
 
 
 def _handover(options: argparse.Namespace, console: Console) -> int:
-    from analysis import report
-    from experiments.handover import Handover, perform
-    from testbed.results import Run
-    from topologies.two_servers import running
-
     setting = Handover(options.migrations, options.size, options.bw or None)
-    factors = {"migrations": setting.migrations, "size": setting.size, "bw": setting.bw}
-    with Run("handover", scenario="handover", mechanism="mtcp", factors=factors) as run:
+    with Run("handover", scenario="handover", mechanism="mtcp", factors=asdict(setting)) as run:
         with running(big=setting.size, logs=run.path("logs")) as network:
             perform(run, network, setting, console)
-        run.finish("invalid", "not judged yet")
-        written = report.write(run.directory)
-        # The keys are those of the bench; what only it measures is null.
-        run.summary({"interrupted_calls": None, "goodput_ratio": None, **written.figures})
-        run.finish(written.figures["verdict"], written.figures["reason"])
-    _show(written.figures, console)
-    console.print(f"report: {written.path}", soft_wrap=True)
-    return 0 if written.figures["verdict"] == "succeeded" else 1
+        judge(run)
+    return _show(run, "report.html", console)
 
 
 def _bench(options: argparse.Namespace, console: Console) -> int:
-    from experiments.bench import bench
+    factors = {"repetitions": options.repetitions, "moves": options.moves}
+    with Run("bench", scenario="bench", mechanism="mtcp", factors=factors) as run:
+        parts = bench(run, options.repetitions, options.moves, console)
+        judge_bench(run, *parts)
+    return _show(run, "summary.json", console)
 
-    figures, directory = bench(options.repetitions, options.moves, console)
-    _show(figures, console)
-    console.print(f"figures: {directory / 'summary.json'}", soft_wrap=True)
-    return 0 if figures["verdict"] == "succeeded" else 1
 
-
-def _show(figures: dict[str, Any], console: Console) -> None:
+def _show(run: Run, result: str, console: Console) -> int:
+    """Print the figures; the exit status that they mean."""
+    figures = summary(run)
     table = Table("figure", "value", "95 % CI", "n")
     for name, value in figures.items():
         if not isinstance(value, dict):
@@ -89,6 +84,8 @@ def _show(figures: dict[str, Any], console: Console) -> None:
             for phase, estimate in value.items():
                 table.add_row(*_estimate(f"  {phase} [ms]", estimate))
     console.print(table)
+    console.print(run.path(result), soft_wrap=True)
+    return 0 if figures["verdict"] == "succeeded" else 1
 
 
 def _estimate(name: str, estimate: dict[str, Any]) -> tuple[str, str, str, str]:

@@ -20,7 +20,7 @@ from mtcp.agent import local
 from mtcp.errors import MtcpError
 
 PART = 1 << 18
-"""Bytes that the file grows by between two moves, at least."""
+"""Bytes of each server that reach the file between two moves, at least; more than curl's own buffer."""
 PATIENCE = 30.0
 """Seconds for the connection to appear, and for the file to grow to the next step."""
 
@@ -49,6 +49,16 @@ def wait_for_size(file: Path, size: int) -> None:
         time.sleep(0.002)
 
 
+def unread(connection: str) -> int:
+    """Bytes that the client's kernel has for its application: those of the server before may be among them."""
+    port = f":{int(connection.rpartition(':')[2]):04X}"
+    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+        _, local_end, _, _, queues, *_ = line.split()
+        if local_end.endswith(port):
+            return int(queues.split(":")[1], 16)
+    return 0
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--servers", required=True)
@@ -70,7 +80,7 @@ def main() -> int:
                 time.sleep(options.interval)
             request = {"op": "migrate", "connection": found["connection"], "to": servers[number % len(servers)]}
             print(json.dumps(local.request(request)), flush=True)
-            reached = options.file.stat().st_size if options.file else 0
+            reached = options.file.stat().st_size + unread(str(found["connection"])) if options.file else 0
     except (MtcpError, Stalled) as error:
         print(f"mover: {error}", file=sys.stderr)
         return 1

@@ -25,14 +25,14 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def merge(logs: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
-    """All agents' events in order of time; `names` are the servers' names by address.
+def merge(directory: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+    """The events of all agents in `directory`, in order of time; `names` are the servers' names by address.
 
     A `migration` event gets the names of its servers and its phases in ms.
     """
     events = [
         {**event, "host": path.stem.removeprefix("agent-")}
-        for path in sorted(logs.glob("agent-*.jsonl"))
+        for path in sorted(directory.glob("agent-*.jsonl"))
         for event in read(path)
     ]
     first: dict[tuple[str, int, str], int] = {}

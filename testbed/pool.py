@@ -12,6 +12,9 @@ from typing import Any, NamedTuple, Self
 from testbed import sandbox
 from testbed.processes import Program
 
+EVENTS = sandbox.RUN
+"""Where the agents' event logs are: agent-<host>.jsonl."""
+
 
 class Server(NamedTuple):
     """A server of the pool."""
@@ -64,7 +67,8 @@ class Pool:
         if host.name in {server.name for server in self.servers}:
             command += ["--pool", self.file]
         command += ["--interface", host.defaultIntf().name, "--pin", sandbox.BPFFS / host.name]
-        command += ["--events", self.logs / f"agent-{host}.jsonl"]
+        # In memory: an agent that waits for a disk keeps a connection waiting.
+        command += ["--events", EVENTS / f"agent-{host}.jsonl"]
         program = Program(host, command, self.logs / f"agent-{host}.log")
         self.programs[f"agent-{host}"] = program
         if wait:

@@ -97,22 +97,19 @@ class Run:
         frame.to_parquet(self.path(f"{name}.parquet"), index=False)
         frame.to_csv(self.path(f"{name}.csv"), index=False)
 
-    def summary(self, figures: Mapping[str, Any]) -> None:
-        """Write summary.json."""
-        self._write("summary.json", figures)
-
     def finish(self, verdict: Verdict, reason: str = "") -> None:
-        """Write the verdict and let `latest` be this run."""
-        load = self._load.since_start()
-        ended = datetime.now(UTC).isoformat()
-        self.metadata |= {"verdict": verdict, "reason": reason, "ended": ended, "host_load": load}
+        """Write the verdict and let `latest` be this run. When called again, only the verdict changes."""
+        if not self._events.closed:
+            load = self._load.since_start()
+            self.metadata |= {"ended": datetime.now(UTC).isoformat(), "host_load": load}
+            self._events.close()
+        self.metadata |= {"verdict": verdict, "reason": reason}
         self._write("run.json", self.metadata)
-        self._events.close()
         latest = self.directory.parent / "latest"
         link = latest.with_name(f".latest-{self.id}")
         link.symlink_to(self.id)
         link.replace(latest)
-        give_to_invoker(self.directory.parents[1], self.directory.parent, latest, self.directory)
+        give_to_invoker(self.directory.parent)
 
     def __enter__(self) -> Self:
         return self

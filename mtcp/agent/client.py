@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from mtcp.agent.events import EventLog
 from mtcp.errors import LocalProtocolError, MtcpError, RemoteProtocolError
 from mtcp.linux.datapath import Datapath, Entry, Event, EventKind
 from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
+from mtcp.linux.sockdiag import SockDiag
 from mtcp.roles.client import ClientRole, Mark
 from mtcp.roles.server_list import KnownServers
 from mtcp.states import Client
@@ -23,6 +24,8 @@ CONFIRM_AFTER = 0.003
 """Seconds from a commit to ACK3. Nobody waits for it; the new server's application, on hosts that share processors with
 this one, does wait for those."""
 
+SWEEP, SWEEP_EVERY = 16, 0.5
+"""Sockets to look for at a time, and seconds between times: a few tens of microseconds, so that no move waits long."""
 FOR_CLIENTS = (AddServers, Accept, Reject, AbortAck)
 """The options that servers send."""
 
@@ -47,7 +50,6 @@ class ClientConnection:
         self.known = KnownServers(entry.key)
         self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
         self.role.attempt = entry.attempt
-        self.known_since = time.monotonic()
         self.moves = 0
         """How often it has moved since this agent knows it."""
         self.confirm_at: float | None = None
@@ -116,6 +118,9 @@ class ClientSide:
         self.datapath = datapath
         self.events = events
         self._segments = segments
+        self._sockets = SockDiag()
+        self._sweep_at = 0.0
+        self._unswept: list[ClientConnection] = []
         self._by_index: dict[int, ClientConnection] = {}
         self._by_ends: dict[tuple[Endpoint, Endpoint], ClientConnection] = {}
         for entry in datapath.entries():
@@ -161,7 +166,7 @@ class ClientSide:
         elif event.kind is EventKind.CLOSED:
             self._confirm(connection, now)
             self._closed(connection, now)
-            # In TIME_WAIT a moved connection still answers late segments, and needs its mapping: `sweep` removes that.
+            # In TIME_WAIT a moved connection still answers late segments, and needs its mapping: `_sweep` removes that.
             if not self.datapath.entry(event.index).moved:
                 self._remove(connection)
 
@@ -204,14 +209,20 @@ class ClientSide:
             if connection.confirm_at is not None and now >= connection.confirm_at:
                 self._confirm(connection, now)
             connection.role.on_timer(now)
+        if now >= self._sweep_at:
+            self._sweep_at = now + SWEEP_EVERY
+            self._sweep()
 
-    def sweep(self, sockets: Set[FourTuple], looked_at: float) -> None:
-        """Drop the mappings whose sockets are not among `sockets`, those that there were at `looked_at`."""
-        for connection in list(self._by_index.values()):
-            if connection.four_tuple in sockets or connection.known_since >= looked_at:
+    def _sweep(self) -> None:
+        """Look whether some of the sockets are still there: the kernel's word on their end may have been lost."""
+        if not self._unswept:
+            self._unswept = list(self._by_index.values())
+        for _ in range(min(SWEEP, len(self._unswept))):
+            connection = self._unswept.pop()
+            if self._by_index.get(connection.index) is not connection or self._sockets.exists(connection.four_tuple):
                 continue
             if connection.role.state is not Client.GONE:
-                self._closed(connection, looked_at)
+                self._closed(connection, time.monotonic())
             self._remove(connection)
 
     def _remove(self, connection: ClientConnection) -> None:
@@ -219,6 +230,9 @@ class ClientSide:
         del self._by_index[connection.index]
         for ends in [ends for ends, c in self._by_ends.items() if c is connection]:
             del self._by_ends[ends]
+
+    def close(self) -> None:
+        self._sockets.close()
 
     def deadlines(self) -> Iterator[float]:
         """When roles want to be woken."""

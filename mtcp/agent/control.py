@@ -12,8 +12,8 @@ from mtcp.pool import Server
 from mtcp.wire.frames import Frame, FrameReader, encode
 
 log = logging.getLogger(__name__)
-REDIAL = 0.5
-"""Seconds between attempts to reach an agent that is not there."""
+REDIAL_FIRST, REDIAL_LAST = 0.05, 1.0
+"""Seconds between attempts to reach an agent that is not there: doubled each time, from the first to the last."""
 
 
 class ControlConnection(asyncio.Protocol):
@@ -87,15 +87,17 @@ class ControlNetwork:
     async def _keep(self, server: Server) -> None:
         loop = asyncio.get_running_loop()
         ip, port = server.control
-        own = (self._own.control.ip, 0)
+        own, pause = (self._own.control.ip, 0), REDIAL_FIRST
         while True:
             try:
                 _, connection = await loop.create_connection(
                     lambda: ControlConnection(server.name, self._on_frame), ip, port, local_addr=own
                 )
             except OSError:
-                await asyncio.sleep(REDIAL)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, REDIAL_LAST)
                 continue
+            pause = REDIAL_FIRST
             self._dialled[server.service] = connection
             await connection.closed
 

@@ -19,15 +19,12 @@ from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
 from mtcp.agent.server import ServerSide
 from mtcp.errors import MtcpError, RemoteProtocolError
-from mtcp.linux import sockdiag
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments
 from mtcp.linux.tcp_repair import check_support
 from mtcp.pool import Pool
 
 log = logging.getLogger(__name__)
-SWEEP = 5.0
-"""Seconds between looks for mappings whose sockets are gone."""
 TICK = 0.1
 """Seconds between looks at what has no deadline of its own."""
 
@@ -60,6 +57,7 @@ class Agent:
         self._segments = ControlSegments()
         stack.callback(self._segments.close)
         self._client = ClientSide(self._datapath, self._segments, self._events)
+        stack.callback(self._client.close)
         self._server: ServerSide | None = None
         if settings.pool is not None and settings.name in settings.pool.servers:
             own = settings.pool.named(settings.name)
@@ -83,10 +81,8 @@ class Agent:
         # What was made so far lives as long as the agent; a collection in the middle of a move would cost milliseconds.
         gc.freeze()
         _hurry()
-        sweeper = loop.create_task(self._sweep())
         print("ready", flush=True)
         await stop.wait()
-        sweeper.cancel()
         if self._timer is not None:
             self._timer.cancel()
         for reader in (self._datapath, self._segments):
@@ -136,13 +132,6 @@ class Agent:
             self._timer.cancel()
         self._timer = loop.call_later(max(0.001, min(deadlines) - now), self._on_timer)
 
-    async def _sweep(self) -> None:
-        """Drop, now and then, the mappings of sockets that are gone: the kernel's word on that may have been lost."""
-        while True:
-            await asyncio.sleep(SWEEP)
-            looked_at = time.monotonic()
-            self._client.sweep(await asyncio.to_thread(sockdiag.connections), looked_at)
-
     # -- the local socket
 
     def on_channel_closed(self, channel: Channel) -> None:
@@ -190,12 +179,12 @@ class Agent:
 
 
 def _hurry() -> None:
-    """Let this process run as soon as it has something to do: a move is a chain of four such moments, and may be wanted
-    just because the server is overloaded. What it does then is short."""
+    """Let this process run soon when it has something to do: a move is a chain of four such moments, and may be wanted
+    just because the server is overloaded. Not at real-time priority: there, one busy agent keeps all others waiting."""
     try:
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
+        os.setpriority(os.PRIO_PROCESS, 0, -20)
     except OSError as error:
-        log.info("no real-time scheduling here (%s): moves take longer on busy processors", error.strerror)
+        log.info("no higher priority here (%s): moves take longer on busy processors", error.strerror)
 
 
 def _answer(channel: Channel, outcome: dict[str, Any]) -> None:

@@ -29,7 +29,6 @@ def test_a_run_writes_all(tmp_path: Path) -> None:
         frame = pd.DataFrame({"t": [1, 2], "v": [0.5, 1.5]})
         run.samples(frame)
         run.sysctls({"s1": {"net.ipv4.tcp_sack": "1"}})
-        run.summary({"migrations": 1})
         run.finish("succeeded")
     data = load(run, "run.json")
     assert data["schema_version"] == 1
@@ -56,6 +55,14 @@ def test_latest_is_the_run_that_ended_last(tmp_path: Path) -> None:
     assert (tmp_path / "demo" / "latest").readlink() == Path(first.id)
     assert load(second, "run.json")["reason"] == "hash"
     assert sorted(p.name for p in (tmp_path / "demo").iterdir()) == sorted([first.id, second.id, "latest"])
+
+
+def test_a_verdict_may_be_corrected(tmp_path: Path) -> None:
+    run = make(tmp_path)
+    run.finish("invalid", "not judged yet")
+    ended = load(run, "run.json")
+    run.finish("succeeded")
+    assert load(run, "run.json") == ended | {"verdict": "succeeded", "reason": ""}
 
 
 def test_an_exception_makes_a_run_invalid(tmp_path: Path) -> None:
