@@ -109,7 +109,7 @@ class Run:
         link = latest.with_name(f".latest-{self.id}")
         link.symlink_to(self.id)
         link.replace(latest)
-        give_to_invoker(self.directory.parent)
+        give_to_invoker(self.directory.parents[1], self.directory.parent, latest, self.directory)
 
     def __enter__(self) -> Self:
         return self
