@@ -14,7 +14,7 @@
 
 Each host runs the M-TCP agent, each server the file server on port 80, with the same files. As a script:
 
-    sudo .venv/bin/python topologies/two_servers.py --bw 100
+    sudo .venv/bin/python topologies/two_servers.py --bw 10
 
 or, with any other switch, host and link of Mininet: mn --custom topologies/two_servers.py --topo two_servers
 """
@@ -126,14 +126,15 @@ def running(
 def main() -> int:
     """Bring the network up and give Mininet's prompt."""
     parser = argparse.ArgumentParser(description="A client and two M-TCP servers, and Mininet's prompt.")
-    parser.add_argument("--bw", type=float, metavar="MBIT", help="bandwidth of each service link (unshaped)")
+    # Slow enough for a person to type while /big is under way.
+    parser.add_argument("--bw", type=float, default=100, metavar="MBIT", help="of each service link; 0: unshaped (100)")
     parser.add_argument("--no-agents", action="store_true", help="without agents and file servers")
     parser.add_argument("--logs", type=Path, metavar="DIR", help="keep the programs' output there")
     options = parser.parse_args()
     sandbox.enter()
     doctor.require("mnexec", "ip", "tc", "ifconfig")
     try:
-        with running(bw=options.bw, agents=not options.no_agents, logs=options.logs) as network:
+        with running(bw=options.bw or None, agents=not options.no_agents, logs=options.logs) as network:
             files = ", ".join(f"/{path.name}" for path in sorted(network.directory.iterdir()))
             print(GREETING.format(files=files, logs=network.logs), flush=True)
             Prompt(network.net)

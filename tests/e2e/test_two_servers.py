@@ -133,7 +133,7 @@ def test_ctrl_c_ends_the_command_and_not_the_network() -> None:
     assert terminal.leave() == 0
 
 
-@pytest.mark.parametrize(("option", "message"), [("--bw=0", "bandwidth"), ("--bw=x", "invalid float value")])
+@pytest.mark.parametrize(("option", "message"), [("--bw=-1", "bandwidth"), ("--bw=x", "invalid float value")])
 def test_bad_options_are_one_line(option: str, message: str) -> None:
     run = subprocess.run([*SCRIPT, "--no-agents", option], capture_output=True, text=True, cwd=ROOT)
     assert run.returncode != 0
