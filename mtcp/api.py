@@ -30,6 +30,7 @@ from typing import BinaryIO, Self, TypeVar
 from mtcp.agent import local
 from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Fence
 from mtcp.errors import ConnectionMigrated, MtcpError
+from mtcp.lifeline import Lifeline
 from mtcp.linux.syn import TCP_SAVE_SYN, asked_for_mtcp
 
 IMPORT_MAX = 4096
@@ -68,14 +69,17 @@ class Connection:
         sock: socket.socket,
         ends: Ends,
         capsule: Capsule | None = None,
-        channel: socket.socket | None = None,
+        lifeline: Lifeline | None = None,
         moved: bool = False,
     ) -> None:
-        """`ends`: this end's address and the client's; the socket forgets them when the connection leaves."""
+        """`ends`: this end's address and the client's; the socket forgets them when the connection leaves.
+
+        With a capsule the agent holds the socket, too, and `lifeline` tells it when to close it.
+        """
         sock.setblocking(False)
         self._sock = sock
         self._capsule = capsule
-        self._channel = channel
+        self._lifeline = lifeline
         self._moved = moved
         self._timeout: float | None = None
         self._ends = ends
@@ -202,18 +206,14 @@ class Connection:
         self._sock.setsockopt(level, option, value)
 
     def close(self) -> None:
-        """End the connection, unless it has moved: then only this end's memory of it."""
+        """End this process's use of it; the connection ends with the last process's, unless it has moved."""
         if self._sock.fileno() < 0:
             return
-        if self._capsule is not None and self._channel is not None:
-            # The agent holds the socket too, so closing ours ends nothing; while fenced it is the agent's to end.
-            if self._capsule.is_open:
-                with contextlib.suppress(OSError):
-                    self._sock.shutdown(socket.SHUT_WR)
-            with contextlib.suppress(OSError):
-                local.send(self._channel, {"op": "detach", "capsule": self._capsule.id})
-            self._capsule.close()
         self._sock.close()
+        if self._capsule is not None:
+            self._capsule.close()
+        if self._lifeline is not None:
+            self._lifeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -314,12 +314,17 @@ class Listener:
         if self._channel is None or not asked_for_mtcp(sock):
             return Connection(sock, ends)
         capsule = Capsule.create(self._log_size, self._state_max)
+        watched, held = os.pipe()
+        lifeline = Lifeline(held)
         try:
-            local.send(self._channel, {"op": "attach"}, [sock.fileno(), capsule.fd])
+            local.send(self._channel, {"op": "attach"}, [sock.fileno(), capsule.fd, watched])
         except OSError:
             capsule.close()
+            lifeline.close()
             return Connection(sock, ends)
-        return Connection(sock, ends, capsule, self._channel)
+        finally:
+            os.close(watched)
+        return Connection(sock, ends, capsule, lifeline)
 
     def _imported(self, channel: socket.socket) -> Connection:
         try:
@@ -337,7 +342,7 @@ class Listener:
         os.close(fds[1])
         local_end, peer = message["local"], message["remote"]
         ends = ((local_end[0], local_end[1]), (peer[0], peer[1]))
-        return Connection(socket.socket(fileno=fds[0]), ends, capsule, channel, moved=True)
+        return Connection(socket.socket(fileno=fds[0]), ends, capsule, Lifeline(fds[2]), moved=True)
 
     def fileno(self) -> int:
         """Readable when `accept_nowait` has something."""
@@ -347,11 +352,10 @@ class Listener:
         return self._sock.getsockname()[:2]  # type: ignore[no-any-return]
 
     def close(self) -> None:
-        """Take no more connections. Those accepted live on."""
+        """Take no more connections, in this process. Those accepted live on."""
         self._epoll.close()
         if self._channel is not None:
-            with contextlib.suppress(OSError):
-                local.send(self._channel, {"op": "unlisten", "port": self.getsockname()[1]})
+            self._channel.close()
         self._sock.close()
 
     def __enter__(self) -> Self:
@@ -410,3 +414,12 @@ def _close_all() -> None:
     """A process that ends in good order closes its connections, as the kernel does for plain sockets."""
     for connection in list(_open):
         connection.close()
+
+
+def _after_fork() -> None:
+    for connection in list(_open):
+        if connection._lifeline is not None and connection.fileno() >= 0:
+            connection._lifeline.forked()
+
+
+os.register_at_fork(after_in_child=_after_fork)

@@ -143,13 +143,9 @@ class Agent:
             case "attach":
                 self._as_server().attach(channel, fds)
                 self._reschedule()
-            case "detach":
-                self._as_server().detach(int(message["capsule"]))
             case "listen":
                 self._as_server().listen(channel, int(message["port"]))
                 channel.send({"ok": True})
-            case "unlisten":
-                self._as_server().unlisten(channel, int(message["port"]))
             case "ls":
                 channel.send({"connections": self._client.rows() + (self._server.rows() if self._server else [])})
             case "status":

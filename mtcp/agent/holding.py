@@ -13,6 +13,7 @@ from mtcp.agent.control import ControlConnection
 from mtcp.agent.local import Channel
 from mtcp.capsule import Capsule, CapsuleError, Fence
 from mtcp.errors import Reason
+from mtcp.lifeline import Watch
 from mtcp.linux import tcp_repair
 from mtcp.linux.segments import Segment, TcpFlags
 from mtcp.roles.old_server import OldServerRole
@@ -28,6 +29,8 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 LARGEST_STATE = MAX_BODY - 4096
 """Bytes of state and buffers that fit into a frame beside its numbers."""
+ORPHAN_LEASE = 60.0
+"""Seconds for which the agent keeps a connection whose application died, so that it may still move away."""
 TOMBSTONE = 60.0
 """Seconds for which a role that has ended answers repeated messages."""
 
@@ -53,12 +56,14 @@ class ServerConnection:
         side: ServerSide,
         sock: socket.socket,
         capsule: Capsule,
+        lifeline: int,
         channel: Channel | None,
         origins: Origins,
         key: bytes,
         attempt: int = 0,
         moves: int = 0,
     ) -> None:
+        """Owns `sock`, `capsule` and `lifeline`, the end that tells when the application has gone."""
         self.four_tuple = tcp_repair.four_tuple_of(sock)
         self.role = OldServerRole(self.four_tuple, key, attempt, self)
         self.channel = channel
@@ -72,7 +77,7 @@ class ServerConnection:
         self._sock = sock
         self._capsule = capsule
         self._origins = origins
-        self.capsule_id = capsule.id
+        self._lifeline = Watch(lifeline, self._on_application_gone)
         self._closed_by_application = False
 
     def announce(self, now: float) -> None:
@@ -90,6 +95,15 @@ class ServerConnection:
             self.orphaned_until = None
             self.application_closed(now)
 
+    def _on_application_gone(self, orderly: bool) -> None:
+        """No process has it any more; unless `orderly`, one died with it, and it stays for a while and may move."""
+        if self.ends_at is not None:
+            return
+        if orderly:
+            self.application_closed(time.monotonic())
+        else:
+            self.orphaned_until = time.monotonic() + ORPHAN_LEASE
+
     def application_closed(self, now: float) -> None:
         """The application has closed it, or the lease of its death is over."""
         self._closed_by_application = True
@@ -100,6 +114,7 @@ class ServerConnection:
 
     def release(self) -> None:
         """Close the agent's own descriptors."""
+        self._lifeline.close()
         self._sock.close()
         self._capsule.close()
 

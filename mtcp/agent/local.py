@@ -20,7 +20,7 @@ from mtcp.errors import MtcpError
 log = logging.getLogger(__name__)
 ADDRESS = "\0mtcp-agent"
 MAX_PACKET = 1 << 18
-MAX_FDS = 2
+MAX_FDS = 3
 Message = dict[str, Any]
 
 
@@ -71,7 +71,7 @@ class Handler(Protocol):
     """What the agent does with messages."""
 
     def on_message(self, channel: Channel, message: Message, fds: list[int]) -> None:
-        """Owns `fds` from here on. MtcpError is answered to the sender."""
+        """`fds` are closed afterwards. MtcpError is answered to the sender."""
 
     def on_channel_closed(self, channel: Channel) -> None: ...
 
@@ -117,8 +117,12 @@ class Channel:
             self._handler.on_message(self, message, fds)
         except MtcpError as error:
             self.send({"error": str(error)})
-        except (KeyError, TypeError, ValueError, OSError) as error:
+        except Exception as error:  # whatever a broken application may send
+            log.warning("message of pid %d: %r", self.pid, error)
             self.send({"error": f"message {message.get('op')!r} not understood: {error!r}"})
+        finally:
+            for fd in fds:
+                os.close(fd)
 
 
 class LocalSocket:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import stat
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from typing import Any
 
 from mtcp.address import Endpoint, FourTuple
@@ -16,7 +18,7 @@ from mtcp.agent.holding import Origins, ServerConnection
 from mtcp.agent.local import Channel
 from mtcp.agent.taking import Taking
 from mtcp.capsule import Capsule, CapsuleError
-from mtcp.errors import MtcpError, NotMigratable, Reason, RemoteProtocolError
+from mtcp.errors import NotMigratable, Reason, RemoteProtocolError
 from mtcp.linux import tcp_repair
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments, Segment
@@ -26,8 +28,6 @@ from mtcp.wire.frames import Done, Frame, StateReject, StateRequest
 from mtcp.wire.options import Abort, Ack3, AddServersAck, AnyOption, Migrate
 
 log = logging.getLogger(__name__)
-ORPHAN_LEASE = 60.0
-"""Seconds for which the agent keeps a connection whose application died, so that it may still move away."""
 
 
 class ServerSide:
@@ -90,50 +90,31 @@ class ServerSide:
             self._datapath.unlisten(port)
 
     def attach(self, channel: Channel, fds: list[int]) -> None:
-        """`channel` has accepted a connection: its socket and capsule. NotMigratable says why it stays plain TCP."""
-        if len(fds) != 2:
-            raise MtcpError("attach needs two descriptors: the socket and the capsule")
-        sock, capsule = socket.socket(fileno=fds[0]), None
-        try:
-            # Opened anew: a lock belongs to an open file description, and the application has its own.
-            capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
+        """`channel` has accepted a connection: its socket, capsule and lifeline, of which this keeps duplicates.
+
+        NotMigratable says why it stays plain TCP.
+        """
+        with ExitStack() as undo:
+            sock, capsule, lifeline = _duplicates(fds, undo)
             four_tuple = tcp_repair.four_tuple_of(sock)
             accepted = self._datapath.accepted(four_tuple)
             if accepted is None:
                 raise NotMigratable(f"{four_tuple}: its client did not ask for M-TCP")
-        except (CapsuleError, OSError, MtcpError) as error:
-            sock.close()
-            if capsule is not None:
-                capsule.close()
-            raise error if isinstance(error, MtcpError) else NotMigratable(str(error)) from error
-        finally:
-            os.close(fds[1])
+            undo.pop_all()
         self._datapath.forget(four_tuple)
         origins = Origins(accepted.rcv_nxt, accepted.snd_nxt, accepted.snd_nxt, 0)
-        connection = ServerConnection(self, sock, capsule, channel, origins, accepted.key)
+        connection = ServerConnection(self, sock, capsule, lifeline, channel, origins, accepted.key)
         self.add(connection)
         connection.announce(time.monotonic())
         self.event("attached", connection, 0)
 
-    def detach(self, capsule: int) -> None:
-        """The application has closed the connection with this capsule, or knows that it has left.
-
-        Not the one with these addresses: the same connection may have come back meanwhile, with another capsule.
-        """
-        for connection in self._connections.values():
-            if connection.capsule_id == capsule and connection.ends_at is None:
-                connection.application_closed(time.monotonic())
-                return
-
     def on_channel_closed(self, channel: Channel) -> None:
-        """A process has ended; what it did not close stays for a while, and may move."""
+        """A process listens no longer."""
         for port in [port for port, channels in self._listeners.items() if channel in channels]:
             self.unlisten(channel, port)
         for connection in self._connections.values():
             if connection.channel is channel:
                 connection.channel = None
-                if connection.ends_at is None:
-                    connection.orphaned_until = time.monotonic() + ORPHAN_LEASE
 
     # -- the network
 
@@ -258,3 +239,21 @@ class ServerSide:
             "listeners": {str(port): [c.pid for c in channels] for port, channels in self._listeners.items()},
             "control": self.control.status(),
         }
+
+
+def _duplicates(fds: list[int], undo: ExitStack) -> tuple[socket.socket, Capsule, int]:
+    """What an application attaches: an accepted TCP socket, its capsule, a pipe; NotMigratable when it is not that."""
+    if len(fds) != 3:
+        raise NotMigratable("attach needs three descriptors: socket, capsule and lifeline")
+    try:
+        sock = undo.enter_context(socket.socket(fileno=os.dup(fds[0])))
+        # Opened anew: a lock belongs to an open file description, and the application has its own.
+        capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
+        undo.callback(capsule.close)
+    except (CapsuleError, OSError) as error:
+        raise NotMigratable(f"attach: {error}") from error
+    if sock.proto != socket.IPPROTO_TCP or not stat.S_ISFIFO(os.fstat(fds[2]).st_mode):
+        raise NotMigratable("attach needs a TCP socket and the reading end of a pipe")
+    lifeline = os.dup(fds[2])
+    undo.callback(os.close, lifeline)
+    return sock, capsule, lifeline

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import time
 from typing import TYPE_CHECKING
@@ -88,11 +89,13 @@ class Taking:
         # The application first: the client waits for its bytes, and for nothing that follows.
         channel = self._side.application_for(self.four_tuple.local.port)
         message = {"op": "import", "local": self.four_tuple.local, "remote": self.four_tuple.remote}
-        if channel is None or not channel.send(message, [self._sock.fileno(), self._capsule.fd]):
+        watched, held = os.pipe()
+        if channel is None or not channel.send(message, [self._sock.fileno(), self._capsule.fd, held]):
             log.warning("%s has moved here, and its application has gone", self.four_tuple)
+        os.close(held)
         moves = reply.tcp_snapshot.t_state_transitions
         self._connection = ServerConnection(
-            self._side, self._sock, self._capsule, channel, _origins_of(reply), reply.key, reply.attempt, moves
+            self._side, self._sock, self._capsule, watched, channel, _origins_of(reply), reply.key, reply.attempt, moves
         )
         self._side.add(self._connection)
         self._side.event("delivered", self, reply.attempt)

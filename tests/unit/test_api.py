@@ -13,26 +13,27 @@ from typing import Any
 
 import pytest
 
-from mtcp.agent import local
 from mtcp.api import Connection, Fenced
 from mtcp.capsule import Capsule, Fence, Snapshot
 from mtcp.errors import ConnectionMigrated
+from mtcp.lifeline import Lifeline
 
 pytestmark = pytest.mark.unit
 
 
 class Pair:
-    """A client's plain socket, the server's Connection, and what an agent has of it: capsule and channel."""
+    """A client's plain socket, the server's Connection, and what an agent has of it: capsule and lifeline."""
 
     def __init__(self) -> None:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             self.client = socket.create_connection(listener.getsockname())
             self.sock, peer = listener.accept()
         self.capsule = Capsule.create(log_size=64, state_max=32)
-        self.agent, channel = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        self.watched, held = os.pipe()
+        os.set_blocking(self.watched, False)
         ends = (self.sock.getsockname(), peer)
-        self.connection = Connection(self.sock, ends, self.capsule, channel)
-        self.moved = Connection(self.sock, ends, self.capsule, channel, moved=True)
+        self.connection = Connection(self.sock, ends, self.capsule, Lifeline(held))
+        self.moved = Connection(self.sock, ends, self.capsule, moved=True)
         self.client.settimeout(5)
         self.connection.settimeout(5)
 
@@ -41,7 +42,7 @@ class Pair:
             self.capsule.fence = Fence.OPEN
             self.connection.close()
         self.client.close()
-        self.agent.close()
+        os.close(self.watched)
 
 
 @pytest.fixture
@@ -283,26 +284,37 @@ def test_a_full_send_waits_without_the_lock(pair: Pair) -> None:
 # -- ends, forks, and connections that are plain
 
 
-def test_close_tells_client_and_agent(pair: Pair) -> None:
-    """The agent holds the socket, too: without the shutdown the client would wait for ever."""
+def test_close_tells_the_agent_and_leaves_the_end_to_it(pair: Pair) -> None:
     agents = pair.sock.dup()
-    capsule = pair.capsule.id
     pair.connection.close()
     pair.connection.close()
-    assert pair.client.recv(1) == b""
-    assert local.receive(pair.agent) == ({"op": "detach", "capsule": capsule}, [])
-    agents.close()
-
-
-@pytest.mark.parametrize("fence", [Fence.FENCED, Fence.MIGRATED])
-def test_close_of_what_is_leaving_ends_nothing(pair: Pair, fence: Fence) -> None:
-    agents = pair.sock.dup()
-    pair.capsule.fence = fence
-    pair.connection.close()
+    assert (os.read(pair.watched, 10), os.read(pair.watched, 10)) == (b"-", b"")
     pair.client.settimeout(0.05)
     with pytest.raises(TimeoutError):
         pair.client.recv(1)
     agents.close()
+    assert pair.client.recv(1) == b""
+
+
+def test_close_after_the_agent_has_let_go(pair: Pair) -> None:
+    os.close(pair.watched)
+    pair.connection.close()
+    assert pair.client.recv(1) == b""
+    pair.watched = os.open(os.devnull, os.O_RDONLY)
+
+
+def test_each_process_closes_for_itself(pair: Pair) -> None:
+    pid = os.fork()
+    if pid == 0:
+        signal.alarm(5)
+        ok = pair.connection.recv(1) == b"x"
+        pair.connection.close()
+        os._exit(0 if ok else 1)
+    pair.connection.close()
+    pair.client.sendall(b"x")
+    assert os.waitpid(pid, 0)[1] == 0
+    assert sorted(os.read(pair.watched, 10)) == sorted(b"+--")
+    assert os.read(pair.watched, 10) == b""
 
 
 def test_a_forked_child_goes_on(pair: Pair) -> None:

@@ -1,0 +1,69 @@
+"""How the agent learns that an application is through with a connection: a pipe whose end the application holds.
+
+fork(2) passes it on; exec(2), exit and death close it. So the pipe ends when the last process that has the connection
+is through with it. Whether that was in good order is counted: a process that came by the connection by fork says so,
+and one that closes it says that.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+
+_FORKED, _CLOSED = b"+", b"-"
+_PIECE = 4096
+
+
+class Lifeline:
+    """The application's end, in one process."""
+
+    def __init__(self, fd: int) -> None:
+        """Owns `fd`."""
+        self._file = open(fd, "wb", buffering=0)  # noqa: SIM115
+
+    def forked(self) -> None:
+        """This process has it from its parent, which has it as well."""
+        self._say(_FORKED)
+
+    def close(self) -> None:
+        """This process has closed the connection."""
+        self._say(_CLOSED)
+        self._file.close()
+
+    def _say(self, word: bytes) -> None:
+        # The agent may have ended, or know that the connection has left.
+        with contextlib.suppress(OSError):
+            self._file.write(word)
+
+
+class Watch:
+    """The agent's end."""
+
+    def __init__(self, fd: int, on_end: Callable[[bool], None]) -> None:
+        """Owns `fd`. `on_end` is called when no process has the connection any more; True: each of them closed it."""
+        os.set_blocking(fd, False)
+        self._fd = fd
+        self._on_end = on_end
+        self._holders = 1
+        asyncio.get_running_loop().add_reader(fd, self._readable)
+
+    def close(self) -> None:
+        """Watch no longer."""
+        if self._fd >= 0:
+            asyncio.get_running_loop().remove_reader(self._fd)
+            os.close(self._fd)
+            self._fd = -1
+
+    def _readable(self) -> None:
+        try:
+            words = os.read(self._fd, _PIECE)
+        except BlockingIOError:
+            return
+        except OSError:
+            words = b""
+        self._holders += words.count(_FORKED) - words.count(_CLOSED)
+        if not words:
+            self.close()
+            self._on_end(self._holders <= 0)
