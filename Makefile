@@ -9,7 +9,7 @@ PYTEST := $(BIN)/python -m pytest
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench \
-        experiment experiment-handover topology report clean clean-results
+        experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -34,6 +34,9 @@ bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted c
 
 topology: $(READY) ## Client and two servers with Mininet's prompt, to play with
 	@$(SUDO) $(BIN)/python topologies/two_servers.py $(ARGS)
+
+topology-pool: $(READY) ## Any number of servers and clients, with the prompt: ARGS="--servers 4 --clients 2"
+	@$(SUDO) $(BIN)/python topologies/pool.py $(ARGS)
 
 report: $(READY) ## Make the report of the latest handover experiment again
 	$(BIN)/python -m analysis report results/handover/latest $(ARGS)

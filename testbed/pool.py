@@ -43,22 +43,31 @@ class Pool:
         self.logs = logs
         self.file = sandbox.RUN / "pool.toml"
         self.programs: dict[str, Program] = {}
-        """By name: agent-<host>, files-<host>."""
+        """By name: agent-<host>, <service>-<host>."""
 
-    def start(self, client: Any, servers: Sequence[Any], directory: Path, port: int = 80) -> None:
+    def start(self, clients: Sequence[Any], servers: Sequence[Any], directory: Path, port: int = 80) -> None:
         """Start agents on the Mininet hosts, and file servers for `directory` on `servers`; wait for all.
 
         CommandError, with what it printed, if one does not become ready.
         """
         self.file.write_text(pool_toml(self.servers))
-        for host in (client, *servers):
+        for host in (*clients, *servers):
             self.start_agent(host, wait=False)
-        self._wait("ready")
+        for host in (*clients, *servers):
+            self.programs[f"agent-{host}"].wait_for("ready")
+        self.serve(servers, "files", "--port", port, "--directory", directory)
+
+    def serve(self, servers: Sequence[Any], service: str, *options: str | int | Path, name: str = "") -> None:
+        """Start a service of testbed.services on `servers` and wait until it listens; CommandError as of `start`.
+
+        `name`: how its programs are called, if there is more than one of the kind.
+        """
         for host in servers:
-            command: list[str | Path] = [sys.executable, "-m", "testbed.services.files"]
-            command += ["--port", str(port), "--directory", directory]
-            self.programs[f"files-{host}"] = Program(host, command, self.logs / f"files-{host}.log")
-        self._wait("listening")
+            command: list[str | Path] = [sys.executable, "-m", f"testbed.services.{service}", *map(str, options)]
+            program = f"{name or service}-{host}"
+            self.programs[program] = Program(host, command, self.logs / f"{program}.log")
+        for host in servers:
+            self.programs[f"{name or service}-{host}"].wait_for("listening")
 
     def start_agent(self, host: Any, wait: bool = True) -> Program:
         """Start the agent of `host` (again, if it has been stopped)."""
@@ -75,15 +84,9 @@ class Pool:
             program.wait_for("ready")
         return program
 
-    def _wait(self, line: str) -> None:
-        kind = {"ready": "agent-", "listening": "files-"}[line]
-        for name, program in self.programs.items():
-            if name.startswith(kind):
-                program.wait_for(line)
-
     def stop(self) -> None:
-        """Stop all programs: file servers first."""
-        for name in sorted(self.programs, reverse=True):
+        """Stop all programs: services first."""
+        for name in sorted(self.programs, key=lambda name: name.startswith("agent-")):
             with contextlib.suppress(OSError):
                 self.programs[name].stop()
         self.programs.clear()

@@ -3,35 +3,23 @@
 from __future__ import annotations
 
 import fcntl
+import functools
 import os
 import pty
 import re
 import select
 import subprocess
-import sys
 import termios
 import time
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[2]
-SCRIPT = [sys.executable, str(ROOT / "topologies" / "two_servers.py")]
+from tests.e2e import scripts
+from tests.e2e.scripts import ROOT
+
+SCRIPT = scripts.command("two_servers")
 PROMPT = "mininet> "
-
-
-def piped(commands: str, *options: str) -> str:
-    """Feed `commands` to the script's prompt; what it prints."""
-    run = subprocess.run(
-        [*SCRIPT, *options],
-        input=commands,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        cwd=ROOT,
-    )
-    assert run.returncode == 0, run.stdout
-    return run.stdout
+piped = functools.partial(scripts.piped, "two_servers")
 
 
 class Terminal:
