@@ -219,7 +219,7 @@ class Simulation:
         assert self.net.now < BOUND, "no end"
 
     def _at_rest(self) -> bool:
-        takings = [s.taking for s in self.servers.values() if s.taking is not None]
+        takings = [taking for server in self.servers.values() for taking in server.takings.values()]
         return (
             not self._left
             and len(self.client.received) == len(self.client.upload)

@@ -12,9 +12,9 @@ from mtcp.errors import Reason
 from mtcp.roles.new_server import NewServerRole
 from mtcp.roles.old_server import OldServerRole
 from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, SoSnapshot, StateReply, TcpSnapshot, compose
-from mtcp.states import NewServer, NewServerEvent, OldServer
+from mtcp.states import NewServer, OldServer
 from mtcp.wire import frames, options
-from mtcp.wire.frames import Done, Frame, FrameReader, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import Done, Frame, FrameReader, Release, StateReject, StateReplyFrame, StateRequest
 from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate
 
 if TYPE_CHECKING:
@@ -151,8 +151,8 @@ class Holding:
     def close_silently(self) -> None:
         self.capsule.fence, self.kernel.frozen = Fence.MIGRATED, True
 
-    def send_frame(self, peer: Endpoint, frame: Frame) -> None:
-        self.server.send_frame(peer, frame)
+    def send_frame(self, server: Endpoint, frame: Frame) -> None:
+        self.server.send_frame(server, frame)
 
     def send(self, option: AnyOption) -> None:
         self.server.send(option)
@@ -182,9 +182,13 @@ class Taking:
         return True
 
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
+        now = self.server.net.now
+        for other in self.server.takings.values():
+            if other.role.attempt < self.role.attempt:
+                other.role.superseded(now)
         held = self.server.holding
         if held is not None and held.role.state is OldServer.FENCED:
-            held.role.came_back(self.server.net.now)
+            held.role.came_back(now)
         if held is not None and held.capsule.fence is not Fence.MIGRATED:
             raise OSError("the 4-tuple is in use")
         capsule = self.server.capsule(max(LOG_SIZE, len(reply.read_buffer)))
@@ -203,7 +207,8 @@ class Taking:
     def discard(self) -> None:
         if self._taken is not None:
             self._taken.close_silently()
-            self.server.holding = None
+            if self.server.holding is self._taken:
+                self.server.holding = None
 
 
 class Server:
@@ -212,7 +217,7 @@ class Server:
     def __init__(self, end: Endpoint, client_end: Endpoint, net: Network) -> None:
         self.end, self.client_end, self.net = end, client_end, net
         self.holding: Holding | None = None
-        self.taking: Taking | None = None
+        self.takings: dict[bytes, Taking] = {}
         self.client: SimClient
         self.others: dict[Endpoint, Server]
         self.exports = net.random.choice([0.05, 0.3, 1.0])
@@ -246,47 +251,44 @@ class Server:
                 case StateRequest():
                     held = self.holding
                     if held is None:
-                        self.send_frame(sender, StateReject(frame.old, frame.attempt, Reason.UNKNOWN_CONNECTION))
+                        reject = StateReject(frame.old, frame.attempt, frame.mac, Reason.UNKNOWN_CONNECTION)
+                        self.send_frame(sender, reject)
                         return
-                    held.role.on_request(frame, sender, now)
-                    taking = self.taking
-                    if taking is not None and taking.role.attempt < frame.attempt == held.role.attempt:
-                        taking.role.on_traffic(now)
-                case Done():
+                    held.role.on_request(frame, now)
+                    for taking in self.takings.values():
+                        if taking.role.attempt < frame.attempt == held.role.attempt:
+                            taking.role.on_traffic(now)
+                case Done() | Release():
                     if self.holding is not None:
-                        self.holding.role.on_done(frame, sender, now)
+                        self.holding.role.on_outcome(frame, now)
                 case _:
-                    if self.taking is not None:
-                        self.taking.role.on_frame(frame, now)
+                    if (known := self.takings.get(frame.tag)) is not None:
+                        known.role.on_frame(frame, now)
 
     def on_control(self, option: AnyOption) -> None:
         now = self.net.now
         match option:
-            case Migrate(attempt=attempt):
-                if self.taking is None or self.taking.role.attempt < attempt:
-                    if self.taking is not None and self.taking.role.state is NewServer.RESTORED:
-                        # The client would not try again here if it had committed to that attempt.
-                        self.taking.role.fire(NewServerEvent.GIVE_UP, now)
-                    self.taking = Taking(self, option)
-                if self.taking.role.attempt == attempt:
-                    self.taking.role.on_migrate_syn(now)
-            case Abort(attempt=attempt) if self.taking is not None and self.taking.role.attempt == attempt:
-                self.taking.role.on_abort(option, now)
-            case Ack3():
-                if self.taking is not None:
-                    self.taking.role.on_ack3(option, now)
+            case Migrate():
+                self.takings.setdefault(option.mac, Taking(self, option)).role.on_migrate_syn(now)
+            case Ack3() | Abort() if (taking := self._attempt(option.attempt)) is not None:
+                taking.role.on_ack3(option, now) if isinstance(option, Ack3) else taking.role.on_abort(option, now)
             case _:
                 if self.holding is not None:
                     self.holding.role.on_option(option, now)
+
+    def _attempt(self, attempt: int) -> Taking | None:
+        return next((t for t in self.takings.values() if t.role.attempt == attempt and t.role.reply is not None), None)
 
     def on_data(self, data: Data) -> None:
         if self.holding is not None:
             self.holding.kernel.take(data)
 
     def tick(self, now: float) -> None:
-        if self.taking is not None:
-            self.taking.poll(now)
+        for taking in self.takings.values():
+            taking.poll(now)
         held = self.holding
+        if held is not None:
+            held.role.on_timer(now)
         if held is not None and not held.kernel.frozen:
             held.turn()
             data = held.kernel.segment(1 + self.net.random.randrange(60))

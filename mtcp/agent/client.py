@@ -17,7 +17,7 @@ from mtcp.linux.sockdiag import SockDiag
 from mtcp.roles.client import ClientRole, Mark
 from mtcp.roles.server_list import KnownServers
 from mtcp.states import Client
-from mtcp.wire.options import AbortAck, Accept, AddServers, AnyOption, Migrate, Reject
+from mtcp.wire.options import AbortAck, Accept, AddServers, AnyOption, Hint, Migrate, Query, Reject
 
 log = logging.getLogger(__name__)
 CONFIRM_AFTER = 0.003
@@ -26,7 +26,7 @@ this one, does wait for those."""
 
 SWEEP, SWEEP_EVERY = 16, 0.5
 """Sockets to look for at a time, and seconds between times: a few tens of microseconds, so that no move waits long."""
-FOR_CLIENTS = (AddServers, Accept, Reject, AbortAck)
+FOR_CLIENTS = (AddServers, Accept, Reject, AbortAck, Query, Hint)
 """The options that servers send."""
 
 Report = Callable[[dict[str, Any]], None]
@@ -49,7 +49,6 @@ class ClientConnection:
         self.four_tuple = entry.four_tuple
         self.known = KnownServers(entry.key)
         self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
-        self.role.attempt = entry.attempt
         self.moves = 0
         """How often it has moved since this agent knows it."""
         self.confirm_at: float | None = None
@@ -58,6 +57,7 @@ class ClientConnection:
         self._move: Move | None = None
         self._begun = entry
         """As the last move's begin left it."""
+        self.role.recover(entry.next, entry.attempt, time.monotonic())
 
     def migrate(self, server: Endpoint, report: Report) -> None:
         """Start a move; LocalProtocolError when that cannot be now."""

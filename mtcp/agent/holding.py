@@ -5,11 +5,10 @@ from __future__ import annotations
 import logging
 import socket
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from mtcp import seq
 from mtcp.address import Endpoint
-from mtcp.agent.control import ControlConnection
 from mtcp.agent.local import Channel
 from mtcp.capsule import Capsule, CapsuleError, Fence
 from mtcp.errors import Reason
@@ -91,6 +90,7 @@ class ServerConnection:
         return self._sock.fileno() >= 0 and tcp_repair.heard_from_peer(self._sock)
 
     def on_timer(self, now: float) -> None:
+        self.role.on_timer(now)
         if self.orphaned_until is not None and now >= self.orphaned_until:
             self.orphaned_until = None
             self.application_closed(now)
@@ -184,9 +184,8 @@ class ServerConnection:
         self.close_silently()
         self.ends_at = time.monotonic()
 
-    def send_frame(self, peer: Any, frame: Frame) -> None:
-        if isinstance(peer, ControlConnection):
-            peer.send(frame)
+    def send_frame(self, server: Endpoint, frame: Frame) -> None:
+        self._side.send_frame(server, frame)
         self._side.event(f"{frame.type.name.lower()}_sent", self, self.role.attempt)
 
     def send(self, option: AnyOption) -> None:

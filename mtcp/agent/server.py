@@ -24,10 +24,12 @@ from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments, Segment
 from mtcp.pool import Pool, Server
 from mtcp.states import NewServer, OldServer
-from mtcp.wire.frames import Done, Frame, StateReject, StateRequest
+from mtcp.wire.frames import Done, Frame, Release, StateReject, StateRequest
 from mtcp.wire.options import Abort, Ack3, AddServersAck, AnyOption, Migrate
 
 log = logging.getLogger(__name__)
+MAX_PENDING, MAX_PENDING_OF_CLIENT = 1024, 64
+"""Attempts of which the old server has not said yet that they are genuine: in all, and of one client address."""
 
 
 class ServerSide:
@@ -44,7 +46,8 @@ class ServerSide:
         self._events = events
         self._listeners: dict[int, list[Channel]] = {}
         self._connections: dict[FourTuple, ServerConnection] = {}
-        self._takings: dict[FourTuple, Taking] = {}
+        self._takings: dict[bytes, Taking] = {}
+        """By tag: whoever forges a MIGRATE of a connection makes an attempt of his own, and no difference to ours."""
 
     # -- for ServerConnection and Taking
 
@@ -65,11 +68,15 @@ class ServerSide:
         channels.append(channels.pop(0))
         return channels[-1]
 
-    def superseded(self, four_tuple: FourTuple) -> None:
-        """The connection comes back from another server: if it left here and DONE was not heard, it was done."""
-        connection = self._connections.get(four_tuple)
+    def superseded(self, taking: Taking) -> None:
+        """The old server has answered `taking`: what this host knew of the connection before is over."""
+        now = time.monotonic()
+        for other in self._takings.values():
+            if other.four_tuple == taking.four_tuple and other.role.attempt < taking.role.attempt:
+                other.role.superseded(now)
+        connection = self._connections.get(taking.four_tuple)
         if connection is not None and connection.role.state is OldServer.FENCED:
-            connection.role.came_back(time.monotonic())
+            connection.role.came_back(now)
 
     def add(self, connection: ServerConnection) -> None:
         self._connections[connection.four_tuple] = connection
@@ -124,12 +131,8 @@ class ServerSide:
         match option:
             case Migrate():
                 self._on_migrate(segment, option, now)
-            case Ack3():
-                taking = self._takings.get(segment.four_tuple)
-                if taking is not None:
-                    taking.role.on_ack3(option, now)
-            case Abort() if (taking := self._attempt(segment.four_tuple, option.attempt)) is not None:
-                taking.role.on_abort(option, now)
+            case Ack3() | Abort() if (taking := self._attempt(segment.four_tuple, option.attempt)) is not None:
+                taking.role.on_ack3(option, now) if isinstance(option, Ack3) else taking.role.on_abort(option, now)
             case AddServersAck():
                 connection = self._connections.get(segment.four_tuple)
                 if connection is not None and connection.announcement is not None:
@@ -140,8 +143,11 @@ class ServerSide:
                 self._on_option(segment.four_tuple, option, now)
 
     def _attempt(self, four_tuple: FourTuple, attempt: int) -> Taking | None:
-        taking = self._takings.get(four_tuple)
-        return taking if taking is not None and taking.role.attempt == attempt else None
+        """The client's attempt of this number: one that the old server has answered, for others may be forged."""
+        for taking in self._takings.values():
+            if taking.four_tuple == four_tuple and taking.role.attempt == attempt and taking.role.reply is not None:
+                return taking
+        return None
 
     def _on_option(self, four_tuple: FourTuple, option: AnyOption, now: float) -> None:
         connection = self._connections.get(four_tuple)
@@ -150,45 +156,63 @@ class ServerSide:
         connection.role.on_option(option, now)
 
     def _on_migrate(self, segment: Segment, migrate: Migrate, now: float) -> None:
-        taking = self._takings.get(segment.four_tuple)
-        if taking is None or taking.role.attempt < migrate.attempt:
-            taking = self._takings[segment.four_tuple] = Taking(self, segment, migrate)
+        taking = self._takings.get(migrate.mac)
+        if taking is None:
+            self._make_room(segment.four_tuple.remote.ip)
+            taking = self._takings[migrate.mac] = Taking(self, segment, migrate)
             self.event("migrate_received", taking, migrate.attempt)
-        if taking.role.attempt == migrate.attempt:
-            taking.role.on_migrate_syn(now)
+        elif not taking.is_of(segment, migrate):
+            raise RemoteProtocolError("MIGRATE with the MAC of another attempt; dropped")
+        taking.role.on_migrate_syn(now)
+
+    def _make_room(self, client_ip: str) -> None:
+        """Bound what unauthenticated MIGRATEs can occupy: RemoteProtocolError when it is too much already."""
+        pending = [t for t in self._takings.values() if t.role.reply is None]
+        of_client = [t for t in pending if t.four_tuple.remote.ip == client_ip]
+        crowd = pending if len(pending) >= MAX_PENDING else of_client
+        if len(crowd) < MAX_PENDING_OF_CLIENT:
+            return
+        failed = next((t for t in crowd if t.role.state is NewServer.FAILED), None)
+        if failed is None:
+            raise RemoteProtocolError(f"MIGRATE of {client_ip}: {len(crowd)} attempts are pending already; dropped")
+        del self._takings[failed.role.tag]
 
     def _on_frame(self, frame: Frame, peer: ControlConnection) -> None:
         now = time.monotonic()
         try:
             match frame:
                 case StateRequest():
-                    self._on_request(frame, peer, now)
-                case Done():
+                    self._on_request(frame, now)
+                case Done() | Release():
                     connection = self._connections.get(frame.old)
                     if connection is not None:
-                        connection.role.on_done(frame, peer, now)
+                        connection.role.on_outcome(frame, now)
                 case _:
-                    taking = self._takings.get(self._as_taken(frame.old))
-                    if taking is not None:
+                    taking = self._takings.get(frame.tag)
+                    if taking is not None and taking.role.old == frame.old:
                         taking.role.on_frame(frame, now)
         except RemoteProtocolError as error:
             log.warning("%s from %s: %s", frame.type.name, peer.name, error)
 
-    def _as_taken(self, old: FourTuple) -> FourTuple:
-        """The connection `old` of another server, as it is called once it is here."""
-        return FourTuple(Endpoint(self._own.service, old.local.port), old.remote)
-
-    def _on_request(self, request: StateRequest, peer: ControlConnection, now: float) -> None:
+    def _on_request(self, request: StateRequest, now: float) -> None:
         connection = self._connections.get(request.old)
         if connection is None:
-            peer.send(StateReject(request.old, request.attempt, Reason.UNKNOWN_CONNECTION))
+            reject = StateReject(request.old, request.attempt, request.mac, Reason.UNKNOWN_CONNECTION)
+            self.send_frame(request.new.local, reject)
             return
         self.event("request_received", connection, request.attempt)
-        connection.role.on_request(request, peer, now)
-        taking = self._takings.get(connection.four_tuple)
-        if taking is not None and taking.role.attempt < request.attempt == connection.role.attempt:
-            # A client that leaves this server has committed to it, even if its ACK3 is still to come.
-            taking.role.on_traffic(now)
+        connection.role.on_request(request, now)
+        if request.attempt != connection.role.attempt:
+            return
+        for taking in self._takings.values():
+            if taking.four_tuple == connection.four_tuple and taking.role.attempt < request.attempt:
+                # A client that leaves this server has committed to it, even if its ACK3 is still to come.
+                taking.role.on_traffic(now)
+
+    def send_frame(self, server: Endpoint, frame: Frame) -> bool:
+        """To the agent of `server`; False when it cannot be reached: whoever needs an answer repeats."""
+        connection = self.control.to(server)
+        return connection is not None and connection.send(frame)
 
     # -- time
 
@@ -197,8 +221,8 @@ class ServerSide:
         for taking in list(self._takings.values()):
             taking.poll(now)
             taking.role.on_timer(now)
-            if now >= taking.ends_at and taking.role.state in (NewServer.OWNED, NewServer.FAILED):
-                del self._takings[taking.four_tuple]
+            if now >= taking.ends_at and taking.role.state in (NewServer.OWNED, NewServer.FAILED, NewServer.LAPSED):
+                self._takings.pop(taking.role.tag, None)
         for connection in list(self._connections.values()):
             if connection.announcement is not None:
                 for segment in connection.announcement.due(now):
@@ -214,6 +238,8 @@ class ServerSide:
             if taking.role.deadline is not None:
                 yield taking.role.deadline
         for connection in self._connections.values():
+            if connection.role.deadline is not None:
+                yield connection.role.deadline
             if connection.announcement is not None and connection.announcement.deadline is not None:
                 yield connection.announcement.deadline
 

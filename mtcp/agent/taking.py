@@ -35,10 +35,15 @@ class Taking:
         self.ends_at = time.monotonic() + TOMBSTONE
         self._side = side
         self._syn_seq = syn.seq
+        self._migrate = migrate
         self._sock: socket.socket | None = None
         self._capsule: Capsule | None = None
         self._connection: ServerConnection | None = None
         self._offered = 0
+
+    def is_of(self, syn: Segment, migrate: Migrate) -> bool:
+        """Whether this is the attempt of `migrate`, in `syn`."""
+        return (self.four_tuple, self._migrate) == (syn.four_tuple, migrate)
 
     def poll(self, now: float) -> None:
         """Has the client's kernel been heard, although its ACK3 has not?"""
@@ -53,12 +58,11 @@ class Taking:
         self._side.event(f"{frame.type.name.lower()}_sent", self, self.role.attempt)
         if isinstance(frame, Done) and self._connection is not None:
             self._connection.announce(time.monotonic())
-        connection = self._side.control.to(server)
-        return connection is not None and connection.send(frame)
+        return self._side.send_frame(server, frame)
 
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
         self._side.event("reply_received", self, self.role.attempt)
-        self._side.superseded(self.four_tuple)
+        self._side.superseded(self)
         try:
             self._sock = tcp_repair.restore(reply, self.four_tuple, client_rcv_nxt, client_window)
         except OSError as error:

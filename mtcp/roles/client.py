@@ -5,11 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from mtcp import keys
 from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.states import CLIENT, Client, ClientEvent
-from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
+from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Query, Reject, is_authentic
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class ClientPort(Protocol):
     """What the client's role needs of its host."""
 
     def begin_mapping(self, server: Endpoint) -> Mark:
-        """Entry -> MIGRATING: nothing goes to the old server or comes from it, `server` is let in."""
+        """Entry -> MIGRATING: nothing goes to the old server or comes from it; `server`'s ACCEPT commits."""
 
     def abort_mapping(self) -> bool:
         """Entry -> TRACKED unless it has committed; False when it has."""
@@ -53,9 +54,10 @@ class ClientRole(Machine):
         self.attempt = 0
         self.target: Endpoint | None = None
         self._migrate: Migrate | None = None
+        self._committed_attempt = 0
         self._reason = ""
-        self._given_up: set[int] = set()
-        self._refused = (current, 0)
+        self._asking = (current, 0)
+        """The server to answer, and the attempt that it speaks of."""
         self._port = port
 
     def migrate(self, server: Endpoint, now: float) -> None:
@@ -67,8 +69,16 @@ class ClientRole(Machine):
         self._reason = "no answer from the new server; is its agent running (`mtcp status` there)?"
         self.fire(ClientEvent.MIGRATE, now)
 
+    def recover(self, target: Endpoint | None, attempt: int, now: float) -> None:
+        """Go on for an agent that has ended: `attempt` is the mapping's last; under way to `target`, if not None."""
+        self.attempt = attempt
+        if target is not None:
+            self.target = target
+            self._reason = "this host's agent ended in the middle of the move, and began anew"
+            self.fire(ClientEvent.RECOVERED, now)
+
     def committed(self, now: float) -> None:
-        """The mapping has let the first segment of the new server in."""
+        """The mapping has let the new server in."""
         self.fire(ClientEvent.COMMITTED, now)
 
     def closed(self, now: float) -> None:
@@ -79,22 +89,48 @@ class ClientRole(Machine):
     def on_option(self, server: Endpoint, option: AnyOption, now: float) -> None:
         """A control segment from `server`."""
         match option:
-            case Accept() | AbortAck() if not is_authentic(option, self.key):
+            case Accept() | AbortAck() | Query() if not is_authentic(option, self.key):
                 raise RemoteProtocolError(f"{option.subtype.name} from {server} with a wrong MAC; dropped")
-            case Accept(attempt=attempt) if attempt in self._given_up:
-                self._refused = server, attempt
-                self.fire(ClientEvent.GIVEN_UP_ACCEPT, now)
-            case Accept(attempt=attempt) if attempt == self.attempt:
-                self.fire(ClientEvent.ACCEPT, now)
+            case Accept(attempt=attempt):
+                self._asking = server, attempt
+                self.fire(self._about_accept(server, attempt), now)
+            case Query(attempt=attempt):
+                self._asking = server, attempt
+                self.fire(self._about_query(server, attempt), now)
             case AbortAck(attempt=attempt) if attempt == self.attempt and server == self.current:
                 self.fire(ClientEvent.ABORT_ACK, now)
-            case Reject(attempt=attempt, reason=reason):
-                if server != self.target or attempt != self.attempt:
+            case Reject(attempt=attempt, reason=reason, tag=tag):
+                asked = self._migrate is not None and keys.matches(tag, self._migrate.mac)
+                if server != self.target or attempt != self.attempt or not asked:
                     raise RemoteProtocolError(f"REJECT of attempt {attempt} from {server}: not asked; dropped")
                 self._reason = _explain(reason)
                 self.fire(ClientEvent.REJECT, now)
             case _:
                 raise RemoteProtocolError(f"{option} from {server} is not for this client now; dropped")
+
+    def _about_accept(self, server: Endpoint, attempt: int) -> ClientEvent:
+        if self._undecided and attempt == self.attempt and server == self.target:
+            return ClientEvent.ACCEPT
+        if server != self.current:
+            return ClientEvent.GIVEN_UP_ACCEPT
+        if attempt in (self.attempt, self._committed_attempt):
+            return ClientEvent.LATE_ACCEPT
+        # After a restart of the agent nobody knows which of the earlier attempts led here.
+        if not self._committed_attempt:
+            raise RemoteProtocolError(f"ACCEPT of attempt {attempt} from {server}, at {self.attempt}; dropped")
+        return ClientEvent.GIVEN_UP_ACCEPT
+
+    def _about_query(self, server: Endpoint, attempt: int) -> ClientEvent:
+        # A server is fenced for one attempt at a time, that of its last request. So one that no longer has the
+        # connection has lost it by this attempt, and one that has it must have kept it: nothing else to remember.
+        if server != self.current:
+            return ClientEvent.FORMER_OWNERS_QUERY
+        undecided = self._undecided and attempt >= self.attempt
+        return ClientEvent.EARLY_QUERY if undecided else ClientEvent.OWNERS_QUERY
+
+    @property
+    def _undecided(self) -> bool:
+        return self.state is Client.SS_ISMIGRATING
 
     def begin_mapping(self, now: float) -> None:
         assert self.target is not None
@@ -104,13 +140,7 @@ class ClientRole(Machine):
         self._migrate = unsigned.signed(self.key, self.four_tuple.local, self.target)
 
     def abort_mapping(self, now: float) -> None:
-        assert self.target is not None
-        if self._port.abort_mapping():
-            self._given_up.add(self.attempt)
-            self._refused = self.target, self.attempt
-            self.fire(ClientEvent.KEPT, now)
-        else:
-            self.fire(ClientEvent.COMMITTED, now)
+        self.fire(ClientEvent.KEPT if self._port.abort_mapping() else ClientEvent.COMMITTED, now)
 
     def send_migrate(self, now: float) -> None:
         assert self.target is not None and self._migrate is not None
@@ -124,12 +154,20 @@ class ClientRole(Machine):
         self._port.send(self.current, Abort(self.attempt).signed(self.key))
 
     def send_refusal(self, now: float) -> None:
-        server, attempt = self._refused
+        assert self.target is not None
+        self._port.send(self.target, Abort(self.attempt).signed(self.key))
+
+    def answer_abort(self, now: float) -> None:
+        server, attempt = self._asking
         self._port.send(server, Abort(attempt).signed(self.key))
+
+    def answer_ack3(self, now: float) -> None:
+        server, attempt = self._asking
+        self._port.send(server, Ack3(attempt).signed(self.key))
 
     def report_moved(self, now: float) -> None:
         assert self.target is not None
-        self.current = self.target
+        self.current, self._committed_attempt = self.target, self.attempt
         self._port.report(True, self.target, "")
 
     def report_kept(self, now: float) -> None:

@@ -23,6 +23,8 @@ class Machine:
     give_up_event: ClassVar[Event]
     patience: ClassVar[float]
     """Seconds from start_timers to giving up."""
+    lease: ClassVar[float] = 60.0
+    """Seconds from start_lease to giving up: for states in which only the client can know what has happened."""
 
     def __init__(self, state: State) -> None:
         self.state = state
@@ -49,9 +51,15 @@ class Machine:
         self.fire(self.retry_event, now)
 
     def start_timers(self, now: float) -> None:
+        self._start(now, self.patience)
+
+    def start_lease(self, now: float) -> None:
+        self._start(now, self.lease)
+
+    def _start(self, now: float, seconds: float) -> None:
         self._interval = FIRST_RETRY
         self.deadline = now + FIRST_RETRY
-        self._give_up_at = now + self.patience
+        self._give_up_at = now + seconds
 
     def stop_timers(self, now: float) -> None:
         self.deadline = None

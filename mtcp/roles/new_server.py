@@ -9,7 +9,7 @@ from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.snapshot import StateReply
 from mtcp.states import NEW_SERVER, NewServer, NewServerEvent
-from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import Done, DoneAck, Frame, Query, Release, StateReject, StateReplyFrame, StateRequest
 from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
 
 
@@ -45,6 +45,8 @@ class NewServerRole(Machine):
         super().__init__(NewServer.LISTEN)
         self.four_tuple = four_tuple
         self.attempt = migrate.attempt
+        self.tag = migrate.mac
+        """By it this attempt is told from forged ones."""
         self.old = FourTuple(migrate.old_server, four_tuple.remote)
         self.reply: StateReply | None = None
         self._migrate = migrate
@@ -60,21 +62,23 @@ class NewServerRole(Machine):
         else:
             self.fire(NewServerEvent.MIGRATE_SYN, now)
 
-    def on_frame(self, frame: StateReplyFrame | StateReject | DoneAck, now: float) -> None:
-        """An answer of the old server's agent."""
+    def on_frame(self, frame: StateReplyFrame | StateReject | DoneAck | Query, now: float) -> None:
+        """A frame of the old server's agent with this attempt's tag."""
         match frame:
             case StateReplyFrame(reply=reply):
-                if reply.attempt != self.attempt:
-                    raise RemoteProtocolError(f"State reply of attempt {reply.attempt}, at {self.attempt}; dropped")
                 self.reply = self.reply or reply
                 self.fire(NewServerEvent.STATE_REPLY, now)
-            case StateReject(attempt=attempt, reason=reason):
-                if attempt == self.attempt:
-                    self._reason = reason
-                    self.fire(NewServerEvent.STATE_REJECT, now)
-            case DoneAck(attempt=attempt):
-                if attempt == self.attempt:
-                    self.fire(NewServerEvent.DONE_ACK, now)
+            case StateReject(reason=reason):
+                self._reason = reason
+                self.fire(NewServerEvent.STATE_REJECT, now)
+            case DoneAck():
+                self.fire(NewServerEvent.DONE_ACK, now)
+            case Query():
+                self.fire(NewServerEvent.QUERY, now)
+
+    def superseded(self, now: float) -> None:
+        """The old server has answered a later attempt."""
+        self.fire(NewServerEvent.SUPERSEDED, now)
 
     def on_ack3(self, option: Ack3, now: float) -> None:
         """The client's ACK3."""
@@ -107,13 +111,16 @@ class NewServerRole(Machine):
 
     def send_accept(self, now: float) -> None:
         if self.reply is not None and self.state is not NewServer.FAILED:
-            self._port.send(Accept(self.reply.last_ack_sent, self.attempt).signed(self.reply.key))
+            self._port.send(Accept(self.attempt).signed(self.reply.key))
 
     def send_reject(self, now: float) -> None:
-        self._port.send(Reject(self.attempt, self._reason))
+        self._port.send(Reject(self.attempt, self._reason, self.tag))
 
     def send_done(self, now: float) -> None:
-        self._port.send_frame(self._migrate.old_server, Done(self.old, self.attempt))
+        self._port.send_frame(self._migrate.old_server, Done(self.old, self.attempt, self.tag))
+
+    def send_release(self, now: float) -> None:
+        self._port.send_frame(self._migrate.old_server, Release(self.old, self.attempt, self.tag))
 
     def discard(self, now: float) -> None:
         self._port.discard()

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from typing import Protocol
 
 from mtcp import keys
-from mtcp.address import FourTuple
+from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.snapshot import Refused, StateReply
 from mtcp.states import OLD_SERVER, OldServer, OldServerEvent
-from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Abort, AbortAck, AnyOption, is_authentic, migrate_mac
+from mtcp.wire.frames import Done, DoneAck, Frame, Query, Release, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.options import Abort, AbortAck, Ack3, AnyOption, is_authentic, migrate_mac
+from mtcp.wire.options import Query as QueryOption
 
 
 class OldServerPort(Protocol):
-    """What the old server's role needs of its host. `peer` is the driver's own name for a control connection."""
+    """What the old server's role needs of its host."""
 
     def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
         """Stop the application's access and read the kernel's state; Refused says why it cannot go."""
@@ -26,8 +27,8 @@ class OldServerPort(Protocol):
     def close_silently(self) -> None:
         """Destroy the socket without a segment; the application gets ConnectionMigrated."""
 
-    def send_frame(self, peer: Any, frame: Frame) -> None:
-        """To the new server."""
+    def send_frame(self, server: Endpoint, frame: Frame) -> None:
+        """To the agent of `server`, if that can be reached."""
 
     def send(self, option: AnyOption) -> None:
         """A control segment to the client."""
@@ -37,6 +38,8 @@ class OldServerRole(Machine):
     """One connection at a server that has it. `four_tuple` as this server sees it."""
 
     table = OLD_SERVER
+    retry_event = OldServerEvent.RETRY
+    give_up_event = OldServerEvent.GIVE_UP
 
     def __init__(self, four_tuple: FourTuple, key: bytes, attempt: int, port: OldServerPort) -> None:
         """`attempt` is the last one that is known to have been used."""
@@ -44,55 +47,68 @@ class OldServerRole(Machine):
         self.four_tuple = four_tuple
         self.key = key
         self.attempt = attempt
+        self.new_server: Endpoint | None = None
+        """Who was last given the connection."""
+        self.tag = bytes(keys.MAC_LENGTH)
+        """The MAC of that server's request."""
         self._request: StateRequest | None = None
         self._reply: StateReplyFrame | None = None
-        self._peer: Any = None
-        self._asking: tuple[Any, int] = (None, 0)
+        self._asking: StateRequest | None = None
         self._reason = Reason.INVALID_STATE
         self._abort_attempt = 0
         self._port = port
 
-    def on_request(self, request: StateRequest, peer: Any, now: float) -> None:
-        """A State request from the control connection `peer`."""
-        self._asking = peer, request.attempt
+    def recover(self, new_server: Endpoint, tag: bytes, now: float) -> None:
+        """Go on for an agent that ended while the connection was fenced for `new_server`, by its request's MAC."""
+        self.new_server, self.tag = new_server, tag
+        self.fire(OldServerEvent.RECOVERED, now)
+
+    def on_request(self, request: StateRequest, now: float) -> None:
+        """A State request."""
+        self._asking = request
         problem = self._problem(request)
         if problem is not None:
             self._reason = problem
             self.fire(OldServerEvent.BAD_REQUEST, now)
         elif request == self._request and self.state is OldServer.FENCED:
-            self._peer = peer
             self.fire(OldServerEvent.REPEATED_REQUEST, now)
         else:
-            self._request, self._peer, self.attempt = request, peer, request.attempt
-            self.fire(OldServerEvent.STATE_REQUEST, now)
+            again = self.state is OldServer.FENCED
+            self._request, self.attempt = request, request.attempt
+            self.new_server, self.tag = request.new.local, request.mac
+            self.fire(OldServerEvent.LATER_REQUEST if again else OldServerEvent.STATE_REQUEST, now)
 
     def _problem(self, request: StateRequest) -> Reason | None:
         wanted = migrate_mac(self.key, request.old, request.new.local, request.rcv_nxt, request.attempt)
         if not keys.matches(wanted, request.mac):
             return Reason.BAD_MAC
-        if self.state is OldServer.MIGRATED:
+        if self.state in (OldServer.MIGRATED, OldServer.CLOSED):
             return Reason.UNKNOWN_CONNECTION
-        if self.state is OldServer.FENCED:
-            return None if request == self._request else Reason.BUSY
-        return Reason.STALE_ATTEMPT if request.attempt <= self.attempt else None
+        if request.attempt > self.attempt or (self.state is OldServer.FENCED and request == self._request):
+            return None
+        return Reason.BUSY if self.state is OldServer.FENCED else Reason.STALE_ATTEMPT
 
-    def on_done(self, done: Done, peer: Any, now: float) -> None:
-        """The new server says that the client has committed."""
-        if done.attempt != self.attempt:
-            raise RemoteProtocolError(f"DONE of attempt {done.attempt}, at {self.attempt}; dropped")
-        self._peer = peer
-        self.fire(OldServerEvent.DONE, now)
+    def on_outcome(self, frame: Done | Release, now: float) -> None:
+        """What the new server says of the attempt."""
+        if (frame.attempt, frame.tag) != (self.attempt, self.tag):
+            raise RemoteProtocolError(f"{frame.type.name} of attempt {frame.attempt}, at {self.attempt}; dropped")
+        self.fire(OldServerEvent.DONE if isinstance(frame, Done) else OldServerEvent.RELEASE, now)
 
     def came_back(self, now: float) -> None:
-        """Another server gives the connection back: the client had committed to it, whether DONE arrived or not."""
-        self.fire(OldServerEvent.DONE, now)
+        """Another server gives the connection back."""
+        self.fire(OldServerEvent.CAME_BACK, now)
 
     def on_option(self, option: AnyOption, now: float) -> None:
         """A control segment from the client."""
-        if not isinstance(option, Abort):
+        if not isinstance(option, Abort | Ack3):
             raise RemoteProtocolError(f"{option.subtype.name} is not for the server that has the connection; dropped")
         if not is_authentic(option, self.key):
-            raise RemoteProtocolError("ABORT with a wrong MAC; dropped")
+            raise RemoteProtocolError(f"{option.subtype.name} with a wrong MAC; dropped")
+        if isinstance(option, Ack3):
+            if option.attempt != self.attempt:
+                raise RemoteProtocolError(f"ACK3 of attempt {option.attempt}, at {self.attempt}; dropped")
+            self.fire(OldServerEvent.ACK3, now)
+            return
         self._abort_attempt = option.attempt
         if option.attempt >= self.attempt:
             self.attempt = option.attempt
@@ -112,18 +128,19 @@ class OldServerRole(Machine):
             self._reply, self._reason = None, refused.reason
             self.fire(OldServerEvent.DUMP_FAILED, now)
         else:
-            self._reply = StateReplyFrame(self._request.old, reply)
+            self._reply = StateReplyFrame(self._request.old, self._request.mac, reply)
 
     def send_state_reply(self, now: float) -> None:
-        if self._reply is not None:
-            self._port.send_frame(self._peer, self._reply)
+        if self._reply is not None and self._request is not None:
+            self._port.send_frame(self._request.new.local, self._reply)
 
     def send_state_reject(self, now: float) -> None:
-        peer, attempt = self._asking
-        self._port.send_frame(peer, StateReject(self.four_tuple, attempt, self._reason))
+        asking = self._asking
+        assert asking is not None
+        self._port.send_frame(asking.new.local, StateReject(self.four_tuple, asking.attempt, asking.mac, self._reason))
 
     def resume(self, now: float) -> None:
-        self._request = self._reply = None
+        self._reply = None
         self._port.resume()
 
     def close_silently(self, now: float) -> None:
@@ -131,7 +148,13 @@ class OldServerRole(Machine):
         self._port.close_silently()
 
     def send_done_ack(self, now: float) -> None:
-        self._port.send_frame(self._peer, DoneAck(self.four_tuple, self.attempt))
+        assert self.new_server is not None
+        self._port.send_frame(self.new_server, DoneAck(self.four_tuple, self.attempt, self.tag))
 
     def send_abort_ack(self, now: float) -> None:
         self._port.send(AbortAck(self._abort_attempt).signed(self.key))
+
+    def send_query(self, now: float) -> None:
+        assert self.new_server is not None
+        self._port.send(QueryOption(self.attempt).signed(self.key))
+        self._port.send_frame(self.new_server, Query(self.four_tuple, self.attempt, self.tag))

@@ -13,6 +13,7 @@ from dataclasses import astuple, dataclass
 from enum import IntEnum
 from typing import ClassVar, Self
 
+from mtcp import keys
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.snapshot import SoSnapshot, StateReply, TcpSnapshot
@@ -33,6 +34,8 @@ class FrameType(IntEnum):
     STATE_REJECT = 3
     DONE = 4
     DONE_ACK = 5
+    QUERY = 6
+    RELEASE = 7
 
 
 _ENDPOINT = struct.Struct("!B16sH")
@@ -101,10 +104,11 @@ class StateRequest:
 
 @dataclass(frozen=True)
 class StateReplyFrame:
-    """Old server to new: here it is. `old` is the tag by which the new server knows what it asked for."""
+    """Old server to new: here it is. By `tag`, the request's MAC, the new server knows what it asked for."""
 
     type: ClassVar[FrameType] = FrameType.STATE_REPLY
     old: FourTuple
+    tag: bytes
     reply: StateReply
     _numbers: ClassVar[struct.Struct] = struct.Struct("!IIIIIIQII8s")
     _tcp: ClassVar[struct.Struct] = struct.Struct("!BBHIBBIIIII")
@@ -126,12 +130,12 @@ class StateReplyFrame:
         )
         snapshots = self._tcp.pack(*astuple(r.tcp_snapshot)) + self._so.pack(*astuple(r.so_snapshot))
         data = r.application_state + r.write_buffer + r.read_buffer
-        return _pack_tuple(self.old) + numbers + snapshots + data
+        return _pack_tuple(self.old) + self.tag + numbers + snapshots + data
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         r = _Reader(body)
-        old = r.four_tuple()
+        old, tag = r.four_tuple(), r.take(keys.MAC_LENGTH)
         (n_state, n_write, n_read, rcv_snapshot, last_ack, snd_snapshot, discard, seen, attempt, key) = (
             cls._numbers.unpack(r.take(cls._numbers.size))
         )
@@ -141,7 +145,7 @@ class StateReplyFrame:
         reply = StateReply(
             rcv_snapshot, last_ack, snd_snapshot, seen, discard, tcp, so, key, attempt, state, write_buffer, read_buffer
         )
-        return cls(old, reply)
+        return cls(old, tag, reply)
 
 
 @dataclass(frozen=True)
@@ -151,38 +155,42 @@ class StateReject:
     type: ClassVar[FrameType] = FrameType.STATE_REJECT
     old: FourTuple
     attempt: int
+    tag: bytes
     reason: Reason
-    _layout: ClassVar[struct.Struct] = struct.Struct("!IH")
+    _layout: ClassVar[struct.Struct] = struct.Struct("!I8sH")
 
     def body(self) -> bytes:
-        return _pack_tuple(self.old) + self._layout.pack(self.attempt, self.reason)
+        return _pack_tuple(self.old) + self._layout.pack(self.attempt, self.tag, self.reason)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         r = _Reader(body)
-        old, (attempt, reason) = r.four_tuple(), r.unpack(cls._layout)
+        old, (attempt, tag, reason) = r.four_tuple(), cls._layout.unpack(r.take(cls._layout.size))
         r.end()
         try:
-            return cls(old, attempt, Reason(reason))
+            return cls(old, attempt, tag, Reason(reason))
         except ValueError as e:
             raise RemoteProtocolError(f"State reject with unknown reason {reason}") from e
 
 
 @dataclass(frozen=True)
 class _Outcome:
+    """About the end of an attempt; `tag` is its request's MAC."""
+
     old: FourTuple
     attempt: int
-    _layout: ClassVar[struct.Struct] = struct.Struct("!I")
+    tag: bytes
+    _layout: ClassVar[struct.Struct] = struct.Struct("!I8s")
 
     def body(self) -> bytes:
-        return _pack_tuple(self.old) + self._layout.pack(self.attempt)
+        return _pack_tuple(self.old) + self._layout.pack(self.attempt, self.tag)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
         r = _Reader(body)
-        old, (attempt,) = r.four_tuple(), r.unpack(cls._layout)
+        old, (attempt, tag) = r.four_tuple(), cls._layout.unpack(r.take(cls._layout.size))
         r.end()
-        return cls(old, attempt)
+        return cls(old, attempt, tag)
 
 
 @dataclass(frozen=True)
@@ -199,9 +207,23 @@ class DoneAck(_Outcome):
     type: ClassVar[FrameType] = FrameType.DONE_ACK
 
 
-Frame = StateRequest | StateReplyFrame | StateReject | Done | DoneAck
+@dataclass(frozen=True)
+class Query(_Outcome):
+    """Old server, fenced, to new: what has become of this attempt? DONE or RELEASE answers, once that is known."""
+
+    type: ClassVar[FrameType] = FrameType.QUERY
+
+
+@dataclass(frozen=True)
+class Release(_Outcome):
+    """New server to old: the client cannot have committed to me by this attempt, and never will. Go on."""
+
+    type: ClassVar[FrameType] = FrameType.RELEASE
+
+
+Frame = StateRequest | StateReplyFrame | StateReject | Done | DoneAck | Query | Release
 _PARSERS: dict[FrameType, Callable[[bytes], Frame]] = {
-    c.type: c.parse for c in (StateRequest, StateReplyFrame, StateReject, Done, DoneAck)
+    c.type: c.parse for c in (StateRequest, StateReplyFrame, StateReject, Done, DoneAck, Query, Release)
 }
 
 

@@ -263,7 +263,7 @@ def take_over(network: Network, old: socket.socket, new: Endpoint = S2, repeat: 
 def accept(network: Network, entry: Entry) -> None:
     """The next server's ACCEPT of the attempt that `begin` returned."""
     assert entry.next is not None
-    option = options.encode(options.Accept(entry.snd_nxt, entry.attempt)) + b"\x01" * 2
+    option = options.encode(options.Accept(entry.attempt)) + b"\x01" * 2
     raw_segment(network.server, entry.next, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x12, option)
 
 

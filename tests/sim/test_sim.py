@@ -57,7 +57,7 @@ def test_the_same_seed_gives_the_same_run() -> None:
 def test_attempts_are_aborted_in_some_runs() -> None:
     """The faults reach the paths that they are for."""
     traces = ""
-    for seed in range(60):
+    for seed in range(120):
         simulation = Simulation(seed, NETWORKS["hardly"], moves=5)
         simulation.run()
         traces += "\n".join(simulation.net.trace)

@@ -37,7 +37,7 @@ _PSEUDO_HEADER = 0x10  # l4_csum_replace: the address is part of the pseudo head
 _ETHERNET, _IP_LENGTH, _TCP_LENGTH = 14, 20, 20
 _IP_CHECKSUM, _TCP_CHECKSUM = _ETHERNET + 10, _ETHERNET + _IP_LENGTH + 16
 _OPTIONS = _ETHERNET + _IP_LENGTH + _TCP_LENGTH
-_ACCEPT_ATTEMPT = _OPTIONS + 10  # behind kind, length, ExID, subtype and version, flags, rcv_nxt (mtcp.wire.options)
+_ACCEPT_ATTEMPT = _OPTIONS + 6  # behind kind, length, ExID, subtype and version, flags (mtcp.wire.options)
 _ACKNOWLEDGEMENT = _ETHERNET + _IP_LENGTH + 8
 
 
