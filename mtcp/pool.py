@@ -1,5 +1,7 @@
 """The pool's servers, and `ctrl_mappings_info`: where each one's agent listens on the control network.
 
+credentials = "pool.d"      # directory, from the pool file's; this is the default for a pool.toml
+
 [[server]]
 name = "s1"
 service = "10.0.0.1"
@@ -9,6 +11,7 @@ control = "10.1.0.1:7000"
 from __future__ import annotations
 
 import ipaddress
+import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +19,10 @@ from typing import Any
 
 from mtcp.address import Endpoint
 from mtcp.errors import MtcpError
+
+_NAME = re.compile(r"(?!ca$)[a-z][a-z0-9_-]*(\.[a-z0-9_-]+)*", re.IGNORECASE)
+_LONGEST_NAME = 63
+"""A server's name stands in its certificate, as a DNS name, and in its files' names (ca.pem is the CA's)."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +37,9 @@ class Server:
 class Pool:
     """The servers between which connections may move."""
 
-    def __init__(self, servers: list[Server]) -> None:
+    def __init__(self, servers: list[Server], credentials: Path) -> None:
+        """`credentials`: directory of the CA's certificate and the servers' (see mtcp.pki)."""
+        self.credentials = credentials
         self.servers = {server.name: server for server in servers}
         self._by_service = {server.service: server for server in servers}
 
@@ -47,9 +56,12 @@ class Pool:
         servers = [_server(path, entry) for entry in (entries if isinstance(entries, list) else [entries])]
         if not servers:
             raise MtcpError(f"pool file {path} names no [[server]]")
-        if len({s.name for s in servers}) < len(servers) or len({s.service for s in servers}) < len(servers):
+        if len({s.name.lower() for s in servers}) < len(servers) or len({s.service for s in servers}) < len(servers):
             raise MtcpError(f"pool file {path} names a server or an address twice")
-        return cls(servers)
+        credentials = table.get("credentials", f"{path.stem}.d")
+        if not isinstance(credentials, str) or not credentials:
+            raise MtcpError(f"pool file {path}: credentials is the name of a directory")
+        return cls(servers, path.parent / credentials)
 
     def named(self, name: str) -> Server:
         """MtcpError when the pool has no such server."""
@@ -67,7 +79,10 @@ class Pool:
 
 def _server(path: Path, entry: dict[str, Any]) -> Server:
     try:
+        name = str(entry["name"])
+        if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
+            raise ValueError(f"name {name!r} is not a letter and up to 62 letters, digits, - and _, or it is ca")
         service = str(ipaddress.ip_address(entry["service"]))
-        return Server(str(entry["name"]), service, Endpoint.parse(str(entry["control"])))
+        return Server(name, service, Endpoint.parse(str(entry["control"])))
     except (KeyError, TypeError, ValueError) as e:
         raise MtcpError(f"pool file {path}: a [[server]] needs name, service (an address) and control: {e}") from e

@@ -28,6 +28,7 @@ def test_load(file: Path) -> None:
     assert pool.by_service("2001:db8::2") == second
     assert pool.by_service("10.0.0.9") is None
     assert pool.others("s1") == [second]
+    assert pool.credentials == file.with_name("pool.d")
     with pytest.raises(MtcpError, match="no server 's3'; it has s1, s2"):
         pool.named("s3")
 
@@ -46,7 +47,13 @@ def test_load(file: Path) -> None:
         (S1.replace("10.0.0.1", "s1.example"), "needs name, service"),
         (S1.replace(":7000", ""), "needs name, service"),
         (S1.replace(":7000", ":70000"), "needs name, service"),
+        (S1.replace('"s1"', '"../s1"'), "is not a letter and"),
+        (S1.replace('"s1"', '"CA"'), "is not a letter and"),
+        (S1.replace('"s1"', '"10.0.0.1"'), "is not a letter and"),
+        (S1.replace('"s1"', f'"{"s" * 64}"'), "is not a letter and"),
+        ("credentials = 1\n" + S1, "credentials is the name of a directory"),
         (S1 + S1, "twice"),
+        (S1 + S2.replace('"s2"', '"S1"'), "twice"),
         (S1 + S1.replace('"s1"', '"s2"'), "twice"),
     ],
 )
@@ -55,6 +62,12 @@ def test_what_is_wrong_is_said_in_one_line(file: Path, text: str | bytes, why: s
     with pytest.raises(MtcpError, match=why) as error:
         Pool.load(file)
     assert str(file) in str(error.value) and "\n" not in str(error.value)
+
+
+def test_credentials_elsewhere(file: Path) -> None:
+    for written, meant in (("keys", file.parent / "keys"), ("/etc/mtcp/keys", Path("/etc/mtcp/keys"))):
+        file.write_text(f'credentials = "{written}"\n{S1}')
+        assert Pool.load(file).credentials == meant
 
 
 def test_no_file(file: Path) -> None:
