@@ -71,8 +71,10 @@ class ClientConnection:
     # -- ClientPort
 
     def begin_mapping(self, server: Endpoint) -> Mark:
+        entry = self._side.datapath.entry(self.index)
+        accept = Accept(entry.next_attempt).signed(entry.key)
         try:
-            self._begun = self._side.datapath.begin(self._side.datapath.entry(self.index), server)
+            self._begun = self._side.datapath.begin(entry, server, accept.mac)
         except ValueError as e:
             raise LocalProtocolError(str(e)) from e
         return Mark(self._begun.rcv_nxt, self._begun.attempt)

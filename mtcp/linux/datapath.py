@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtcp.address import Endpoint, FourTuple
+from mtcp.keys import MAC_LENGTH
 from mtcp.linux.bpf import layout, loader, transition
 from mtcp.linux.bpf.asm import Field
 from mtcp.linux.bpf.attachment import Attachment, DatapathError
@@ -58,6 +59,11 @@ class Entry:
     def moved(self) -> bool:
         """Whether another server than the original one has the connection."""
         return self.current != self.four_tuple.remote
+
+    @property
+    def next_attempt(self) -> int:
+        """The number that the next `begin` gives its attempt."""
+        return (self.attempt + 1) & (0xFFFFFFFF >> layout.ATTEMPT_SHIFT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,10 +154,11 @@ class Datapath:
         entry = self.entry(index)
         return None if entry.stale or entry.state == EntryState.FREE else entry
 
-    def begin(self, entry: Entry, server: Endpoint) -> Entry:
+    def begin(self, entry: Entry, server: Endpoint, accept_mac: bytes) -> Entry:
         """Silence the current server, hold what goes out, and let `server` commit the move by its ACCEPT.
 
-        Returns the entry in state MIGRATING. ValueError when this connection cannot be moved there now.
+        That has to carry `entry.next_attempt` and this MAC. Returns the entry in state MIGRATING. ValueError when this
+        connection cannot be moved there now.
         """
         if entry.state != EntryState.TRACKED:
             raise ValueError(f"{entry.four_tuple} is {entry.state.name}, not TRACKED: it cannot begin to move")
@@ -168,9 +175,8 @@ class Datapath:
             if owner is not None:
                 raise ValueError(f"{entry.four_tuple} cannot move to {server}: another connection has {route.reversed}")
         new_route = self._add_route(entry, layout.tuple_key(route))
-        attempt = (entry.attempt + 1) & (0xFFFFFFFF >> layout.ATTEMPT_SHIFT)
-        word = attempt << layout.ATTEMPT_SHIFT | entry.word & layout.SLOT_BIT | EntryState.MIGRATING
-        if not self._exchange(entry, word, layout.endpoint_number(server)):
+        word = entry.next_attempt << layout.ATTEMPT_SHIFT | entry.word & layout.SLOT_BIT | EntryState.MIGRATING
+        if not self._exchange(entry, word, layout.endpoint_number(server), accept_mac):
             if new_route:  # the index may be another connection's by now
                 self._routes[entry.index].discard(layout.tuple_key(route))
                 loader.map_delete(self._maps.ingress, layout.tuple_key(route))
@@ -249,11 +255,12 @@ class Datapath:
 
     # -- helpers --
 
-    def _exchange(self, entry: Entry, word: int, server: int = 0) -> bool:
+    def _exchange(self, entry: Entry, word: int, server: int = 0, accept_mac: bytes = bytes(MAC_LENGTH)) -> bool:
         """The entry's state word becomes `word` if it, and the connection, is still what `entry` says."""
         command = layout.COMMAND
         values = {command.INDEX: entry.index, command.EXPECTED: entry.word, command.REPLACEMENT: word}
         context = layout.pack(command.SIZE, values | {command.COOKIE: entry.cookie, command.NEXT: server})
+        context = context[: command.ACCEPT_MAC.offset] + accept_mac
         return loader.program_run(self._attachment.transition, context) == transition.DONE
 
     def _free(self, entry: Entry) -> bool:

@@ -22,6 +22,7 @@ from tests.root.two_hosts import (
     S2,
     Network,
     accept,
+    begin,
     find,
     numbers,
     raw_segment,
@@ -157,7 +158,7 @@ def test_control_segments_never_reach_the_kernel(network: Network) -> None:
     seen_by_client, seen_by_server = network.client.capture("c0"), network.server.capture("s0")
     raw_segment(network.server, remote, local, entry.rcv_nxt, entry.snd_nxt, 0x14, CONTROL)  # RST, ACK
     raw_segment(network.client, local, remote, entry.snd_nxt, entry.rcv_nxt, 0x14, CONTROL)
-    entry = c.begin(find(c, client), S2)  # they pass while migrating, too, and even with SYN
+    entry = begin(c, find(c, client), S2)  # they pass while migrating, too, and even with SYN
     raw_segment(network.client, local, remote, entry.snd_nxt, entry.rcv_nxt, 0x02, CONTROL)
     assert [x.flags for x in segments(seen_by_client) if x.sport == PORT] == [0x14]
     assert [x.flags for x in segments(seen_by_server) if x.dport == PORT] == [0x14, 0x02]
@@ -179,12 +180,12 @@ def test_remove_and_capacity(network: Network) -> None:
     assert read_exactly(plain_server, 1) == b"x"
     assert c.find(tuple_of(plain)) is None and len(c.entries()) == 2
     entry = find(c, pairs[0][0])
-    c.abort(c.begin(entry, S2))
+    c.abort(begin(c, entry, S2))
     c.remove(entry)
     c.remove(entry)  # nothing more happens
     assert c.find(entry.four_tuple) is None and len(c.entries()) == 1
     with pytest.raises(ValueError, match="read it again"):
-        c.begin(entry, S2)
+        begin(c, entry, S2)
     s.refill_keys()
     pairs[0][0].sendall(b"y")  # a removed connection is a plain one
     assert read_exactly(pairs[0][1], 1) == b"y"
@@ -206,7 +207,7 @@ def test_closed_and_stale(network: Network) -> None:
     until(lambda: c.entry(entry.index).closed)
     assert [(e.kind, e.index) for e in c.events()] == [(EventKind.CLOSED, entry.index)]
     with pytest.raises(ValueError, match="closed"):
-        c.begin(c.entry(entry.index), S2)
+        begin(c, c.entry(entry.index), S2)
     again, _ = network.connect(listener, 5555)  # the same 4-tuple: a new connection owns it
     new = find(c, again)
     assert c.entry(entry.index).stale and new.index != entry.index and new.key != entry.key
@@ -229,7 +230,7 @@ def test_pins_outlive_the_agent(network: Network, tmp_path: Path) -> None:
     server.listen(PORT)
     c = network.client.attach("c0", pin_dir=pins, capacity=16)
     client, s1 = network.connect(network.listener())
-    entry = c.begin(find(c, client), S2)
+    entry = begin(c, find(c, client), S2)
     s2 = take_over(network, s1)
     accept(network, entry)
     s2.sendall(b"two")

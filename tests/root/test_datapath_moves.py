@@ -17,6 +17,7 @@ import pytest
 from mtcp import seq
 from mtcp.address import Endpoint
 from mtcp.linux.datapath import Entry, EntryState, EventKind
+from mtcp.wire import options
 from tests.root.two_hosts import (
     PORT,
     S1_IP,
@@ -24,6 +25,7 @@ from tests.root.two_hosts import (
     TCP_REPAIR,
     Network,
     accept,
+    begin,
     find,
     numbers,
     raw_segment,
@@ -47,7 +49,7 @@ def network() -> Iterator[Network]:
 def test_begin_holds_both_ways_and_abort_lets_go(network: Network) -> None:
     c, _ = network.attach()
     client, server = network.connect(network.listener())
-    entry = c.begin(find(c, client), S2)
+    entry = begin(c, find(c, client), S2)
     assert (entry.state, entry.next, entry.attempt) == (EntryState.MIGRATING, S2, 1)
     client.sendall(b"up")
     server.sendall(b"down")
@@ -55,15 +57,15 @@ def test_begin_holds_both_ways_and_abort_lets_go(network: Network) -> None:
     counters = c.entry(entry.index).counters
     assert counters["held"] > 0 and counters["deaf_dropped"] > 0
     with pytest.raises(ValueError, match="MIGRATING"):
-        c.begin(c.entry(entry.index), S2)
+        begin(c, c.entry(entry.index), S2)
     assert c.abort(entry) and c.abort(entry)
     assert c.entry(entry.index).state is EntryState.TRACKED
     assert read_exactly(client, 4) == b"down" and read_exactly(server, 2) == b"up"
     with pytest.raises(ValueError, match="already at"):
-        c.begin(c.entry(entry.index), Endpoint(S1_IP, PORT))
+        begin(c, c.entry(entry.index), Endpoint(S1_IP, PORT))
     with pytest.raises(ValueError, match="read it again"):
-        c.begin(find_stale_word(entry), S2)
-    assert c.begin(c.entry(entry.index), S2).attempt == 2
+        begin(c, find_stale_word(entry), S2)
+    assert begin(c, c.entry(entry.index), S2).attempt == 2
 
 
 def find_stale_word(entry: Entry) -> Entry:
@@ -78,7 +80,7 @@ def test_accept_of_the_next_server_commits(network: Network) -> None:
     assert read_exactly(client, 3) == b"one"
     until(lambda: find(c, client).rcv_nxt == numbers(client)[0])
     c.events()
-    entry = c.begin(find(c, client), S2)
+    entry = begin(c, find(c, client), S2)
     s2 = take_over(network, s1)
     client.sendall(b"held")
     for flags in (0x04, 0x14, 0x12, 0x10):  # RST, RST+ACK, SYN+ACK; of an earlier time, an ACK: no commit
@@ -114,7 +116,7 @@ def test_accept_of_the_next_server_commits(network: Network) -> None:
 def test_aborted_attempt_cannot_commit(network: Network) -> None:
     c, _ = network.attach()
     client, s1 = network.connect(network.listener())
-    entry = c.begin(find(c, client), S2)
+    entry = begin(c, find(c, client), S2)
     s2 = take_over(network, s1)
     assert c.abort(entry)
     accept(network, entry)
@@ -127,6 +129,26 @@ def test_aborted_attempt_cannot_commit(network: Network) -> None:
     assert read_exactly(s1, 2) == b"up"
 
 
+def test_forged_accept_does_not_commit(network: Network) -> None:
+    """Addresses, ports and attempt are right, as an attacker off the path could guess them; the MAC is not."""
+    c, _ = network.attach()
+    client, _ = network.connect(network.listener())
+    entry = begin(c, find(c, client), S2)
+    right = options.Accept(entry.attempt).signed(entry.key).mac
+    for mac in (bytes(8), right[:7] + bytes([right[7] ^ 1]), bytes([right[0] ^ 128]) + right[1:]):
+        accept(network, entry, mac)
+    accept(network, dataclasses.replace(entry, key=bytes(8)))
+    until(lambda: c.entry(entry.index).counters["bad_mac"] == 4)
+    assert c.entry(entry.index).word == entry.word
+    assert [e.kind for e in c.events()] == [EventKind.ESTABLISHED]
+    assert c.abort(entry)
+    again = begin(c, find(c, client), S2)  # the MAC of an attempt is no good for the next one
+    accept(network, again, right)
+    until(lambda: c.entry(entry.index).counters["bad_mac"] == 5)
+    accept(network, again)
+    until(lambda: c.entry(entry.index).current == S2)
+
+
 def test_abort_and_commit_exclude_each_other(network: Network) -> None:
     c, _ = network.attach()
     client, _ = network.connect(network.listener())
@@ -135,7 +157,7 @@ def test_abort_and_commit_exclude_each_other(network: Network) -> None:
     for round_number in range(60):
         entry = find(c, client)
         other = S2 if entry.current == home else home
-        entry = c.begin(entry, other)
+        entry = begin(c, entry, other)
         send = threading.Thread(target=accept, args=(network, entry))
         send.start()
         time.sleep(round_number % 20 * 0.0001)
@@ -157,14 +179,14 @@ def test_another_connection_to_the_next_server_forbids_the_move(network: Network
         second = network.kept(socket.create_server(S2))
     network.connect(second, 5556)
     with pytest.raises(ValueError, match="another connection"):
-        c.begin(find(c, client), S2)
+        begin(c, find(c, client), S2)
 
 
 def test_bulk_in_both_directions_after_a_move(network: Network) -> None:
     """Large packets (GSO, GRO) and checksums: byte for byte."""
     c, _ = network.attach()
     client, s1 = network.connect(network.listener())
-    entry = c.begin(find(c, client), S2)
+    entry = begin(c, find(c, client), S2)
     s2 = take_over(network, s1)
     accept(network, entry)
     data = os.urandom(16 << 20)
@@ -186,7 +208,7 @@ def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) 
     before = find(c, client)
     s1.sendall(b"one")
     assert read_exactly(client, 3) == b"one"
-    entry = c.begin(find(c, client), S2)
+    entry = begin(c, find(c, client), S2)
     assert entry.rcv_nxt == before.rcv_nxt
     s2 = take_over(network, s1, repeat=3)
     accept(network, entry)
@@ -213,7 +235,7 @@ def test_there_and_back_and_on(network: Network) -> None:
     client, server = network.connect(network.listener())
     places = [Endpoint(S2.ip, 9001), Endpoint(S2.ip, 9002), Endpoint(S1_IP, PORT), Endpoint(S1_IP, 9003)]
     for attempt, place in enumerate(places, 1):
-        entry = c.begin(find(c, client), place)
+        entry = begin(c, find(c, client), place)
         old, server = server, take_over(network, server, place)
         old.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # closes without a packet
         old.close()

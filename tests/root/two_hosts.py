@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import dataclasses
 import os
 import select
 import socket
@@ -260,10 +261,16 @@ def take_over(network: Network, old: socket.socket, new: Endpoint = S2, repeat: 
     return sock
 
 
-def accept(network: Network, entry: Entry) -> None:
-    """The next server's ACCEPT of the attempt that `begin` returned."""
+def begin(datapath: Datapath, entry: Entry, server: Endpoint) -> Entry:
+    """As the agent does it."""
+    return datapath.begin(entry, server, options.Accept(entry.next_attempt).signed(entry.key).mac)
+
+
+def accept(network: Network, entry: Entry, mac: bytes | None = None) -> None:
+    """The next server's ACCEPT of the attempt that `begin` returned, or a forged one."""
     assert entry.next is not None
-    option = options.encode(options.Accept(entry.attempt)) + b"\x01" * 2
+    accepting = options.Accept(entry.attempt).signed(entry.key)
+    option = options.encode(accepting if mac is None else dataclasses.replace(accepting, mac=mac)) + b"\x01" * 2
     raw_segment(network.server, entry.next, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x12, option)
 
 

@@ -13,10 +13,11 @@ A program loads it once and acts on that value. The move commits when the ingres
 (attempt, slot, MIGRATING) for (attempt, other slot, TRACKED); abort exchanges the same word for (attempt, slot,
 TRACKED): one of the two fails. As slot and state change together no CPU can see the new state with the old
 server. `begin` writes the slot that is not current *before* it exchanges TRACKED for MIGRATING, so whoever sees
-MIGRATING sees the new server, too (the exchange is a full barrier). The attempt number keeps a slow CPU from
-committing an attempt that was aborted and begun anew with another server. A CPU which is so slow that it uses a
-TRACKED word of before a commit when the next `begin` has already overwritten that slot compares with, or sends to,
-the server that is `next`; such a segment is dropped or answered by a RST, which is dropped. Both heal as a loss does.
+MIGRATING sees the new server and the MAC of its ACCEPT, too (the exchange is a full barrier). The attempt number keeps
+a slow CPU from committing an attempt that was aborted and begun anew with another server. A CPU which is so slow that
+it uses a TRACKED word of before a commit when the next `begin` has already overwritten that slot compares with, or
+sends to, the server that is `next`; such a segment is dropped or answered by a RST, which is dropped. Both heal as a
+loss does.
 
 IPv6 will be a second pair of hash maps with 36-byte keys, and entries with 16-byte addresses.
 """
@@ -32,7 +33,7 @@ from typing import NamedTuple
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
-LAYOUT_VERSION = 1  # part of the names of maps; raise it whenever anything below changes
+LAYOUT_VERSION = 2  # part of the names of maps; raise it whenever anything below changes
 
 # -- TCP option (PROTOCOL.md, set-up) --
 
@@ -99,6 +100,8 @@ class ENTRY:
     OTHER_DROPPED = Field(136, 8)
     RST_DROPPED = Field(144, 8)
     CLAMPED = Field(152, 8)
+    BAD_MAC = Field(160, 8)
+    ACCEPT_MAC = Field(168, 8)  # raw: of the ACCEPT that may commit this attempt
 
 
 COUNTERS: dict[str, Field] = {
@@ -109,6 +112,7 @@ COUNTERS: dict[str, Field] = {
     "other_dropped": ENTRY.OTHER_DROPPED,  # from a server that is not current, and SYNs of the next one
     "rst_dropped": ENTRY.RST_DROPPED,  # RST of a server that is not current
     "clamped": ENTRY.CLAMPED,  # acknowledgements lowered to what the server has sent
+    "bad_mac": ENTRY.BAD_MAC,  # ACCEPTs of the next server, for the right attempt, that were forged
 }
 
 
@@ -139,12 +143,13 @@ class ACCEPTED:
 class COMMAND:
     """Context of the control program: what the agent asks for, and what it expects to find."""
 
-    SIZE = 32
+    SIZE = 40
     INDEX = Field(0, 4)
     EXPECTED = Field(4, 4)  # the state word the agent saw
     REPLACEMENT = Field(8, 4)  # the state word it wants
     COOKIE = Field(16, 8)
     NEXT = Field(24, 8)  # endpoint to put into the slot that is not current; 0: leave it
+    ACCEPT_MAC = Field(32, 8)  # raw: goes with NEXT
 
 
 class TUPLE:

@@ -37,7 +37,7 @@ _PSEUDO_HEADER = 0x10  # l4_csum_replace: the address is part of the pseudo head
 _ETHERNET, _IP_LENGTH, _TCP_LENGTH = 14, 20, 20
 _IP_CHECKSUM, _TCP_CHECKSUM = _ETHERNET + 10, _ETHERNET + _IP_LENGTH + 16
 _OPTIONS = _ETHERNET + _IP_LENGTH + _TCP_LENGTH
-_ACCEPT_ATTEMPT = _OPTIONS + 6  # behind kind, length, ExID, subtype and version, flags (mtcp.wire.options)
+_ACCEPT = _OPTIONS + 6  # its body: behind kind, length, ExID, subtype and version, flags (mtcp.wire.options)
 _ACKNOWLEDGEMENT = _ETHERNET + _IP_LENGTH + 8
 
 
@@ -72,8 +72,10 @@ class _STACK:
     NEW_IP = Field(-56, 4)
     NEW_PORT = Field(-60, 2)
     NEW_ACK = Field(-64, 4)
-    ATTEMPT = Field(-64, 4)
-    EVENT = Field(-80, 16)
+    ACCEPT = Field(-84, 12)  # the option's body
+    ATTEMPT = Field(-84, 4)
+    MAC = Field(-80, 8)
+    EVENT = Field(-104, 16)
 
 
 def egress(maps: Maps) -> bytes:
@@ -163,6 +165,9 @@ def ingress(maps: Maps) -> bytes:
     asm.label("deaf")
     macros.count(asm, ENTRY.DEAF_DROPPED)
     asm.exit(_DROP)
+    asm.label("forged")
+    macros.count(asm, ENTRY.BAD_MAC)
+    asm.exit(_DROP)
     asm.label("control segment")
     _commit_if_accepted(asm, maps)
     asm.exit(_DROP)
@@ -180,13 +185,14 @@ def ingress(maps: Maps) -> bytes:
 def _commit_if_accepted(asm: Assembler, maps: Maps) -> None:
     """A control segment, its OPTION_SUBTYPE on the stack: commit if it is the ACCEPT that this attempt waits for.
 
-    To "drop" if not. The agent checks the MAC of what it gets, and an attacker who knows ports and attempt could have
-    sent data as well.
+    To "drop" if not. The MAC is what nobody can guess who has not seen the handshake: attempts are small numbers. Its
+    comparison need not take constant time, as it is one of 64 bits at once: how long it takes tells nothing but its
+    outcome, which is no secret, and each wrong guess costs a packet.
     """
     asm.load(R1, FP, _STACK.OPTION_SUBTYPE)
     asm.rsh(R1, 4)
     asm.jump("!=", R1, SUBTYPE_ACCEPT, "drop")
-    _load_bytes(asm, _ACCEPT_ATTEMPT, _STACK.ATTEMPT, "drop")
+    _load_bytes(asm, _ACCEPT, _STACK.ACCEPT, "drop")
     macros.find_entry(asm, maps, maps.ingress, _STACK.SOURCE_IP, _STACK.INDEX, "drop")
     asm.load(R1, R7, ENTRY.FLAGS)
     asm.jump("&", R1, EntryFlag.STALE, "drop")
@@ -203,6 +209,9 @@ def _commit_if_accepted(asm: Assembler, maps: Maps) -> None:
     macros.slot(asm, R3, R8, current=False)
     asm.load(R3, R3, macros.server(SERVER.ADDRESS))
     asm.jump("!=", R3, R9, "drop")
+    asm.load(R1, FP, _STACK.MAC)
+    asm.load(R2, R7, ENTRY.ACCEPT_MAC)
+    asm.jump("!=", R1, R2, "forged")
     asm.mov(R0, R8)
     asm.mov(R2, R8)
     asm.xor(R2, COMMIT_XOR)

@@ -33,6 +33,8 @@ def program(maps: Maps) -> bytes:
     # server will have sent, so that is a safe start for the highest sequence number seen from it.
     macros.slot(asm, R3, R8, current=False)
     asm.store(R3, macros.server(SERVER.ADDRESS), R2)
+    asm.load(R1, R6, COMMAND.ACCEPT_MAC)
+    asm.store(R7, ENTRY.ACCEPT_MAC, R1)
     asm.load(R1, R7, ENTRY.RCV_NXT)
     asm.store(R3, macros.server(SERVER.SEQ_MAX), R1)
     asm.label("exchange")
