@@ -57,6 +57,9 @@ class Connection:
                 await self.sendall(data)
             offset += skipped or piece
 
+    async def shutdown(self, how: int) -> None:
+        await self._until_done(lambda: self._connection.shutdown(how), for_output=True)
+
     def getpeername(self) -> tuple[str, int]:
         return self._connection.getpeername()
 

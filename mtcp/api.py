@@ -185,6 +185,15 @@ class Connection:
         capsule.write_offset += n
         return n
 
+    def shutdown(self, how: int) -> None:
+        """As of socket.shutdown. The end of the output (SHUT_WR) moves with the connection; SHUT_RD does not."""
+        self._attempt(partial(self._shutdown_once, how), select.POLLOUT)
+
+    def _shutdown_once(self, how: int) -> None:
+        self._sock.shutdown(how)
+        if self._capsule is not None and how != socket.SHUT_RD:
+            self._capsule.ended = 1
+
     def settimeout(self, seconds: float | None) -> None:
         """As of socket.settimeout: None waits for ever, 0 never waits."""
         self._timeout = seconds

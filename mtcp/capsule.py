@@ -51,6 +51,8 @@ class Snapshot:
     state: bytes
     rcv_offset: int
     snd_offset: int
+    ended: bool = False
+    """Whether the application had ended its output."""
 
 
 class CapsuleError(ValueError):
@@ -100,6 +102,8 @@ class Capsule:
     """Stream offset of the next byte that it writes into the kernel."""
     swallow = _Field(48, "Q")
     """Bytes of its next output that the client has already: not to be written."""
+    ended = _Field(56, "I")
+    """1: the application has ended its output."""
 
     def __init__(self, fd: int) -> None:
         """Map the memfd `fd`, which this object then owns; CapsuleError when it is not a capsule."""
@@ -164,7 +168,7 @@ class Capsule:
         """
         if len(state) > self.state_max:
             raise ValueError(f"state of {len(state)} bytes; listen(state_max=...) allows {self.state_max}")
-        self.put_snapshot(Snapshot(state, self.read_offset, self.write_offset - self.swallow))
+        self.put_snapshot(Snapshot(state, self.read_offset, self.write_offset - self.swallow, bool(self.ended)))
         self._overflow = 0
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
@@ -172,17 +176,18 @@ class Capsule:
         slot = 1 - (self._current & 1)
         at = _HEADER_END + slot * self.state_max
         self.memory[at : at + len(snapshot.state)] = snapshot.state
-        _SLOT.pack_into(self.memory, _SLOT_AT[slot], len(snapshot.state), 0, snapshot.rcv_offset, snapshot.snd_offset)
+        header = len(snapshot.state), snapshot.ended, snapshot.rcv_offset, snapshot.snd_offset
+        _SLOT.pack_into(self.memory, _SLOT_AT[slot], *header)
         self._current = slot
 
     def snapshot(self) -> Snapshot:
         """The current snapshot; CapsuleError when its length is impossible."""
         slot = self._current & 1
-        length, _, rcv_offset, snd_offset = _SLOT.unpack_from(self.memory, _SLOT_AT[slot])
+        length, ended, rcv_offset, snd_offset = _SLOT.unpack_from(self.memory, _SLOT_AT[slot])
         if length > self.state_max:
             raise CapsuleError(f"state of {length} bytes in a slot of {self.state_max}")
         at = _HEADER_END + slot * self.state_max
-        return Snapshot(self.memory[at : at + length], rcv_offset, snd_offset)
+        return Snapshot(self.memory[at : at + length], rcv_offset, snd_offset, bool(ended))
 
     def _rcv_offset_snapshot(self) -> int:
         offset: int = _SLOT.unpack_from(self.memory, _SLOT_AT[self._current & 1])[2]

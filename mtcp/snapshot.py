@@ -8,9 +8,31 @@ the M-TCP papers' state reply. Stream offsets are 64-bit and count from the caps
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from enum import IntEnum
 
 from mtcp import seq
 from mtcp.errors import Reason
+
+SS_CANTSENDMORE = 0x10
+"""Bit of so_state: the application had ended its stream when it exported (4.4BSD's name and number)."""
+
+
+class TcpState(IntEnum):
+    """States of a connection that may move (linux/tcp_states.h)."""
+
+    ESTABLISHED = 1
+    FIN_WAIT1 = 4
+    FIN_WAIT2 = 5
+    CLOSE_WAIT = 8
+    LAST_ACK = 9
+    CLOSING = 11
+
+
+MOVABLE = frozenset(TcpState)
+FIN_RECEIVED = frozenset({TcpState.CLOSE_WAIT, TcpState.LAST_ACK, TcpState.CLOSING})
+"""The client has ended its stream."""
+FIN_SENT = MOVABLE - {TcpState.ESTABLISHED, TcpState.CLOSE_WAIT}
+"""The server has ended its stream; its FIN may still wait behind data."""
 
 
 class Refused(Exception):
@@ -26,7 +48,8 @@ class TcpSnapshot:
     """The transport's state, as the old server's kernel told it (TCP_INFO, TCP_REPAIR_WINDOW, TCP_TIMESTAMP)."""
 
     t_state: int
-    """TCP_ESTABLISHED is 1, as in linux/tcp_states.h."""
+    """A TcpState: in a dump the old socket's; in a state reply what the new one's shall be once it has sent
+    write_buffer: ESTABLISHED, or CLOSE_WAIT, FIN_WAIT1, LAST_ACK after the client's FIN, ours, both."""
     t_state_transitions: int
     """How many servers the connection has had before."""
     t_flags: int
@@ -49,6 +72,7 @@ class SoSnapshot:
     """The socket's own options."""
 
     so_state: int
+    """Bits: SS_CANTSENDMORE."""
     so_options: int
     """Bits: SO_KEEPALIVE 1, TCP_NODELAY 2."""
     so_linger: int
@@ -64,11 +88,13 @@ class ApplicationSnapshot:
     """Next byte that the application would have read when it exported."""
     snd_seq_snapshot: int
     """Next byte that it would have written."""
+    ended: bool = False
+    """Whether it had ended its stream."""
 
 
 @dataclass(frozen=True)
 class KernelQueues:
-    """The old server's kernel, deaf and in repair mode."""
+    """The old server's kernel, deaf and in repair mode. Sequence numbers are of data: FINs are told apart."""
 
     snd_una: int
     snd_nxt: int
@@ -84,6 +110,11 @@ class KernelQueues:
     """Stream offset of write_seq, beyond 32 bits."""
     snapshot_offset: int
     """Stream offset of snd_seq_snapshot."""
+    fin_received: bool = False
+    """The client's FIN follows at rcv_nxt."""
+    fin_sent: bool = False
+    """Ours follows at write_seq."""
+    fin_acked: bool = False
 
 
 @dataclass(frozen=True)
@@ -92,6 +123,7 @@ class StateReply:
 
     rcv_seq_snapshot: int
     last_ack_sent: int
+    """After the client's FIN, if that has been received."""
     snd_seq_snapshot: int
     snd_max_seen: int
     snd_bytes_discard: int
@@ -104,11 +136,26 @@ class StateReply:
     write_buffer: bytes
     """[snd_max_seen, snd_seq_snapshot), if any."""
     read_buffer: bytes
-    """[rcv_seq_snapshot, last_ack_sent): read log, then what the kernel held unread."""
+    """[rcv_seq_snapshot, last_ack_sent) without a FIN: read log, then what the kernel held unread."""
 
     @property
     def rcv_state_length(self) -> int:
         return len(self.read_buffer)
+
+    @property
+    def fin_received(self) -> bool:
+        """Whether the client's FIN follows the read buffer."""
+        return self.tcp_snapshot.t_state in FIN_RECEIVED
+
+    @property
+    def fin_sent(self) -> bool:
+        """Whether the new server's FIN follows the write buffer at once, unless its application sends it."""
+        return self.tcp_snapshot.t_state in FIN_SENT
+
+    @property
+    def ended(self) -> bool:
+        """Whether the application had ended its stream when it exported."""
+        return bool(self.so_snapshot.so_state & SS_CANTSENDMORE)
 
 
 def snd_max_seen(client_rcv_nxt: int, snd_una: int) -> int:
@@ -136,8 +183,9 @@ def compose(
 
     `read_log` is [rcv_seq_snapshot, copied_seq).
     """
-    check_ahead(client_rcv_nxt, queues.snd_nxt)
-    first = snd_max_seen(client_rcv_nxt, queues.snd_una)
+    check_ahead(client_rcv_nxt, seq.add(queues.snd_nxt, queues.fin_sent))
+    fin_acked = queues.fin_acked or seq.after(client_rcv_nxt, queues.write_seq)
+    first = queues.write_seq if fin_acked else snd_max_seen(client_rcv_nxt, queues.snd_una)
     first_offset = queues.write_offset - seq.diff(queues.write_seq, first)
     unsent = queues.snapshot_offset - first_offset
     write_buffer = b""
@@ -149,20 +197,37 @@ def compose(
     read_buffer = read_log + queues.rcvq
     if seq.add(application.rcv_seq_snapshot, len(read_buffer)) != queues.rcv_nxt:
         raise Refused(Reason.LOG_OVERFLOW)
+    # A FIN that was sent is sent again: at once if all before it is there, and if not by the application, which will
+    # write that again and end the stream again.
+    ends = queues.fin_sent and (application.ended or fin_acked)
+    # After a FIN rcv_wup is one further than the socket that is restored from the data.
+    taken = int(queues.fin_received and seq.after(tcp_snapshot.rcv_wup, queues.rcv_nxt))
     return StateReply(
         rcv_seq_snapshot=application.rcv_seq_snapshot,
-        last_ack_sent=queues.rcv_nxt,
+        last_ack_sent=seq.add(queues.rcv_nxt, queues.fin_received),
         snd_seq_snapshot=application.snd_seq_snapshot,
         snd_max_seen=first,
         snd_bytes_discard=max(0, -unsent),
-        tcp_snapshot=replace(tcp_snapshot, snd_wnd=max(0, tcp_snapshot.snd_wnd - seq.diff(first, queues.snd_una))),
-        so_snapshot=so_snapshot,
+        tcp_snapshot=replace(
+            tcp_snapshot,
+            t_state=_state_after(queues.fin_received, ends),
+            snd_wnd=max(0, tcp_snapshot.snd_wnd - seq.diff(first, queues.snd_una)),
+            rcv_wnd=tcp_snapshot.rcv_wnd + taken,
+            rcv_wup=seq.add(tcp_snapshot.rcv_wup, -taken),
+        ),
+        so_snapshot=replace(so_snapshot, so_state=SS_CANTSENDMORE if application.ended else 0),
         key=key,
         attempt=attempt,
         application_state=application.state,
         write_buffer=write_buffer,
         read_buffer=read_buffer,
     )
+
+
+def _state_after(fin_received: bool, fin_sent: bool) -> TcpState:
+    if fin_received:
+        return TcpState.LAST_ACK if fin_sent else TcpState.CLOSE_WAIT
+    return TcpState.FIN_WAIT1 if fin_sent else TcpState.ESTABLISHED
 
 
 def send_window(reply: StateReply, client_rcv_nxt: int, client_window: int) -> int:

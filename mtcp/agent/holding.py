@@ -17,7 +17,7 @@ from mtcp.linux import tcp_repair
 from mtcp.linux.segments import Segment, TcpFlags
 from mtcp.roles.old_server import OldServerRole
 from mtcp.roles.server_list import Announcement
-from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, check_ahead, compose
+from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, compose
 from mtcp.states import OldServer
 from mtcp.wire.frames import MAX_BODY, Frame
 from mtcp.wire.options import AnyOption
@@ -61,6 +61,7 @@ class ServerConnection:
         key: bytes,
         attempt: int = 0,
         moves: int = 0,
+        ended_by_client: bool = False,
     ) -> None:
         """Owns `sock`, `capsule` and `lifeline`, the end that tells when the application has gone."""
         self.four_tuple = tcp_repair.four_tuple_of(sock)
@@ -78,6 +79,9 @@ class ServerConnection:
         self._origins = origins
         self._lifeline = Watch(lifeline, self._on_application_gone)
         self._closed_by_application = False
+        self._fin_due = ended_by_client
+        """The client's FIN went to another server, and this kernel has still to be told of it."""
+        self._injected = 0
 
     def announce(self, now: float) -> None:
         """Tell the client where else this connection may go."""
@@ -87,7 +91,14 @@ class ServerConnection:
 
     def heard_from_client(self) -> bool:
         """Whether the client's kernel has sent anything since this server took the connection."""
-        return self._sock.fileno() >= 0 and tcp_repair.heard_from_peer(self._sock)
+        return self._sock.fileno() >= 0 and tcp_repair.segments_heard(self._sock) > self._injected
+
+    def end_for_client(self, fin: Segment) -> None:
+        """Give the kernel the FIN that another server had from the client."""
+        self._fin_due = self._sock.fileno() >= 0 and not tcp_repair.counters(self._sock).fin_received
+        if self._fin_due and self.role.state is OldServer.ESTABLISHED:
+            self._injected += 1
+            self._side.send(fin)
 
     def on_timer(self, now: float) -> None:
         self.role.on_timer(now)
@@ -137,10 +148,12 @@ class ServerConnection:
         if self._capsule.overflowed:
             raise Refused(Reason.LOG_OVERFLOW)
         origins = self._origins
-        check_ahead(client_rcv_nxt, seq.add(origins.snd_start, at.sent))
         snapshot = self._capsule.snapshot()
         application = ApplicationSnapshot(
-            snapshot.state, seq.add(origins.rcv, snapshot.rcv_offset), seq.add(origins.snd, snapshot.snd_offset)
+            snapshot.state,
+            seq.add(origins.rcv, snapshot.rcv_offset),
+            seq.add(origins.snd, snapshot.snd_offset),
+            snapshot.ended,
         )
         start_offset = origins.snd_start_offset
         kernel = KernelQueues(
@@ -153,6 +166,9 @@ class ServerConnection:
             rcvq=unread,
             write_offset=start_offset + at.written,
             snapshot_offset=snapshot.snd_offset,
+            fin_received=at.fin_received or self._fin_due,
+            fin_sent=at.fin_sent,
+            fin_acked=at.fin_acked,
         )
         read_log = self._capsule.read_log(snapshot.rcv_offset, at.read)
         options = tcp_repair.read_socket_options(self._sock)

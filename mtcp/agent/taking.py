@@ -40,6 +40,8 @@ class Taking:
         self._capsule: Capsule | None = None
         self._connection: ServerConnection | None = None
         self._offered = 0
+        self._fin: Segment | None = None
+        """The client's, if it was the old server that had it."""
 
     def is_of(self, syn: Segment, migrate: Migrate) -> bool:
         """Whether this is the attempt of `migrate`, in `syn`."""
@@ -47,9 +49,13 @@ class Taking:
 
     def poll(self, now: float) -> None:
         """Has the client's kernel been heard, although its ACK3 has not?"""
-        connection = self._connection if self.role.state is NewServer.RESTORED else None
-        if connection is not None and connection.heard_from_client():
+        connection = self._connection
+        if connection is None:
+            return
+        if self.role.state is NewServer.RESTORED and connection.heard_from_client():
             self.role.on_traffic(now)
+        if self._fin is not None:
+            connection.end_for_client(self._fin)
 
     def has_application(self) -> bool:
         return self._side.application_for(self.four_tuple.local.port) is not None
@@ -69,6 +75,10 @@ class Taking:
             log.warning("%s cannot be restored: %s", self.four_tuple, error)
             raise
         self._capsule = _capsule_of(reply)
+        if reply.fin_received:
+            seq_, ack, window = tcp_repair.clients_fin(reply, client_rcv_nxt, client_window)
+            flags = TcpFlags.FIN | TcpFlags.ACK
+            self._fin = Segment(self.four_tuple.reversed, seq_, ack, flags, window)
         self._side.event("restored", self, self.role.attempt)
 
     def send(self, option: AnyOption) -> None:
@@ -89,6 +99,8 @@ class Taking:
     def _hand_over(self, reply: StateReply) -> None:
         assert self._sock is not None and self._capsule is not None
         tcp_repair.go(self._sock, reply.write_buffer)
+        if reply.fin_sent:
+            self._sock.shutdown(socket.SHUT_WR)
         self._offered = tcp_repair.offered_window(self._sock, reply.tcp_snapshot.rcv_wscale)
         # The application first: the client waits for its bytes, and for nothing that follows.
         channel = self._side.application_for(self.four_tuple.local.port)
@@ -99,9 +111,20 @@ class Taking:
         os.close(held)
         moves = reply.tcp_snapshot.t_state_transitions
         self._connection = ServerConnection(
-            self._side, self._sock, self._capsule, watched, channel, _origins_of(reply), reply.key, reply.attempt, moves
+            self._side,
+            self._sock,
+            self._capsule,
+            watched,
+            channel,
+            _origins_of(reply),
+            reply.key,
+            reply.attempt,
+            moves,
+            reply.fin_received,
         )
         self._side.add(self._connection)
+        if self._fin is not None:
+            self._connection.end_for_client(self._fin)
         self._side.event("delivered", self, reply.attempt)
 
     def discard(self) -> None:
@@ -115,7 +138,8 @@ def _capsule_of(reply: StateReply) -> Capsule:
     log_size = max(LOG_SIZE, len(reply.read_buffer))
     capsule = Capsule.create(log_size, size)
     capsule.write_offset = capsule.swallow = reply.snd_bytes_discard
-    capsule.put_snapshot(Snapshot(reply.application_state, 0, 0))
+    capsule.ended = reply.ended
+    capsule.put_snapshot(Snapshot(reply.application_state, 0, 0, reply.ended))
     return capsule
 
 

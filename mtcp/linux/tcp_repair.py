@@ -17,7 +17,18 @@ from dataclasses import dataclass
 from mtcp import seq
 from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import MtcpError, Reason
-from mtcp.snapshot import Refused, SoSnapshot, StateReply, TcpSnapshot, receive_window, send_window
+from mtcp.snapshot import (
+    FIN_RECEIVED,
+    FIN_SENT,
+    MOVABLE,
+    Refused,
+    SoSnapshot,
+    StateReply,
+    TcpSnapshot,
+    TcpState,
+    receive_window,
+    send_window,
+)
 
 TCP_REPAIR, TCP_REPAIR_QUEUE, TCP_QUEUE_SEQ, TCP_REPAIR_OPTIONS = 19, 20, 21, 22
 TCP_TIMESTAMP, TCP_REPAIR_WINDOW = 24, 29
@@ -25,7 +36,6 @@ REPAIR_ON, REPAIR_OFF, REPAIR_OFF_NO_PROBE = 1, 0, -1
 NO_QUEUE, RECV_QUEUE, SEND_QUEUE = 0, 1, 2
 OPT_MSS, OPT_WINDOW, OPT_SACK, OPT_TIMESTAMPS = 2, 3, 4, 8
 TCPI_OPT_TIMESTAMPS, TCPI_OPT_SACK, TCPI_OPT_WSCALE = 1, 2, 4
-TCP_ESTABLISHED = 1
 SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK = 32, 33, 72
 SIOCINQ, SIOCOUTQ, SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
@@ -37,8 +47,13 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 @dataclass(frozen=True)
 class Counters:
-    """How far a socket is in its two streams, in bytes since it was made (64-bit; TCP_INFO, SIOCINQ, SIOCOUTQ)."""
+    """How far a socket is in its two streams, in bytes since it was made (64-bit; TCP_INFO, SIOCINQ, SIOCOUTQ).
 
+    Bytes of data: FINs, which the kernel counts too, are in `state`.
+    """
+
+    state: int
+    """A TcpState, or one of a connection that has ended or not begun."""
     received: int
     read: int
     """By the application."""
@@ -46,6 +61,18 @@ class Counters:
     sent: int
     written: int
     """By the application."""
+
+    @property
+    def fin_received(self) -> bool:
+        return self.state in FIN_RECEIVED
+
+    @property
+    def fin_sent(self) -> bool:
+        return self.state in FIN_SENT
+
+    @property
+    def fin_acked(self) -> bool:
+        return self.state == TcpState.FIN_WAIT2
 
 
 def check_support() -> None:
@@ -101,9 +128,8 @@ def freeze(sock: socket.socket) -> tuple[Counters, bytes]:
             unread = sock.recv(before.received - before.read, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         _set(sock, TCP_REPAIR, REPAIR_ON)
         after = counters(sock)
-        if (after.received, after.read) == (before.received, before.read) and len(
-            unread
-        ) == after.received - after.read:
+        still = (after.state, after.received, after.read) == (before.state, before.received, before.read)
+        if still and len(unread) == after.received - after.read:
             return after, unread
         _set(sock, TCP_REPAIR, REPAIR_OFF_NO_PROBE)
 
@@ -118,8 +144,12 @@ def counters(sock: socket.socket) -> Counters:
     """Where the socket is; consistent only when it is frozen."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     acked, received = struct.unpack_from("=QQ", info, 120)
-    written = acked + _ioctl(sock, SIOCOUTQ)
-    return Counters(received, received - _ioctl(sock, SIOCINQ), acked, written - _ioctl(sock, SIOCOUTQNSD), written)
+    end = acked + _ioctl(sock, SIOCOUTQ)
+    sent = end - _ioctl(sock, SIOCOUTQNSD)
+    unread = _ioctl(sock, SIOCINQ)
+    written, received = end - (info[0] in FIN_SENT), received - (info[0] in FIN_RECEIVED)
+    # SIOCINQ alone does not count a FIN.
+    return Counters(info[0], received, received - unread, min(acked, written), min(sent, written), written)
 
 
 def read_send_queue(sock: socket.socket) -> bytes:
@@ -145,9 +175,9 @@ def _peek(sock: socket.socket, queue: int, n: int) -> bytes:
 
 
 def read_transport(sock: socket.socket, transitions: int) -> TcpSnapshot:
-    """The transport's state of a frozen socket; Refused(INVALID_STATE) when it is not ESTABLISHED."""
+    """The transport's state of a frozen socket; Refused(INVALID_STATE) when the connection is over."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 8)
-    if info[0] != TCP_ESTABLISHED:
+    if info[0] not in MOVABLE:
         raise Refused(Reason.INVALID_STATE)
     window = sock.getsockopt(socket.IPPROTO_TCP, TCP_REPAIR_WINDOW, 20)
     _, snd_wnd, max_window, rcv_wnd, rcv_wup = struct.unpack("=5I", window)
@@ -273,17 +303,23 @@ def go(sock: socket.socket, write_buffer: bytes) -> None:
     _write_all(sock, write_buffer, SO_SNDBUFFORCE, socket.SO_SNDBUF)
 
 
-def heard_from_peer(sock: socket.socket) -> bool:
-    """Whether a segment has arrived since the socket was restored (tcpi_segs_in)."""
+def segments_heard(sock: socket.socket) -> int:
+    """How many segments have arrived since the socket was restored (tcpi_segs_in)."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)
     segs_in: int = struct.unpack_from("=I", info, 140)[0]
-    return segs_in > 0
+    return segs_in
 
 
 def offered_window(sock: socket.socket, rcv_wscale: int) -> int:
     """The raw window that the kernel believes to have offered (tcpi_rcv_wnd, Linux 6.2); 0 when it does not say."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 240)
     return min(0xFFFF, struct.unpack_from("=I", info, 232)[0] >> rcv_wscale) if len(info) >= 236 else 0
+
+
+def clients_fin(reply: StateReply, client_rcv_nxt: int, client_window: int) -> tuple[int, int, int]:
+    """(seq, ack, raw window) of the client's FIN as it would be, had it come to the new server."""
+    window = send_window(reply, client_rcv_nxt, client_window) >> reply.tcp_snapshot.snd_wscale
+    return seq.add(reply.last_ack_sent, -1), reply.snd_max_seen, min(0xFFFF, window)
 
 
 def advertised(reply: StateReply) -> tuple[int, int, int]:

@@ -317,6 +317,27 @@ def test_each_process_closes_for_itself(pair: Pair) -> None:
     assert os.read(pair.watched, 10) == b""
 
 
+def test_shutdown(pair: Pair) -> None:
+    pair.connection.export_state(b"before")
+    pair.connection.sendall(b"out")
+    pair.connection.shutdown(socket.SHUT_WR)
+    assert (read_exactly(pair.client, 3), pair.client.recv(1)) == (b"out", b"")
+    pair.client.sendall(b"in")
+    assert pair.connection.recv(2) == b"in"
+    assert not pair.capsule.snapshot().ended
+    pair.connection.export_state(b"after")
+    assert pair.capsule.snapshot() == Snapshot(b"after", 2, 3, ended=True)
+
+
+def test_a_fenced_shutdown_waits(pair: Pair) -> None:
+    pair.capsule.fence = Fence.FENCED
+    background = Background(lambda: pair.connection.shutdown(socket.SHUT_WR))
+    assert background.waits()
+    pair.capsule.fence = Fence.MIGRATED
+    assert isinstance(background.end(), ConnectionMigrated)
+    assert not pair.capsule.ended
+
+
 def test_a_forked_child_goes_on(pair: Pair) -> None:
     pair.client.sendall(b"0123456789")
     assert pair.connection.recv(3) == b"012"

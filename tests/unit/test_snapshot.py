@@ -17,6 +17,7 @@ from mtcp.snapshot import (
     SoSnapshot,
     StateReply,
     TcpSnapshot,
+    TcpState,
     compose,
     receive_window,
     send_window,
@@ -206,3 +207,63 @@ def test_receive_window_never_shrinks(rcv_wup: int, units: int, wscale: int, rec
 def test_receive_window_that_was_overrun() -> None:
     reply = Model(0, 0, 0, 0, 0, 0, 0, 10, 10, 10, 0).compose()
     assert receive_window(replace(reply, tcp_snapshot=replace(TCP, rcv_wnd=5, rcv_wup=0))) == 0
+
+
+# -- half closed
+
+
+def half_closed(client_rcv_nxt: int, **queues: bool) -> StateReply:
+    """400 bytes were read of 500, all 1000 were written, 900 acknowledged; exported at 300 and 1000 or 950."""
+    ended, before = queues.pop("ended", False), queues.pop("before", False)
+    snd_snapshot = 950 if before else 1000
+    kernel = KernelQueues(
+        snd_una=900,
+        snd_nxt=1000,
+        write_seq=1000,
+        sndq=stream(900, 1000),
+        rcv_nxt=500,
+        copied_seq=400,
+        rcvq=stream(400, 500),
+        write_offset=1000,
+        snapshot_offset=snd_snapshot,
+        **queues,
+    )
+    application = ApplicationSnapshot(b"", 300, snd_snapshot, ended)
+    return compose(client_rcv_nxt, application, kernel, stream(300, 400), replace(TCP, rcv_wup=501), SO, b"8 bytes!", 7)
+
+
+def test_the_clients_fin_follows_its_data() -> None:
+    reply = half_closed(900, fin_received=True)
+    assert (reply.last_ack_sent, reply.read_buffer) == (501, stream(300, 500))
+    assert reply.fin_received and not reply.fin_sent
+    assert (reply.tcp_snapshot.rcv_wup, reply.tcp_snapshot.rcv_wnd) == (500, TCP.rcv_wnd + 1)
+    assert (reply.tcp_snapshot.t_state, reply.ended) == (TcpState.CLOSE_WAIT, False)
+
+
+def test_our_fin_follows_the_write_buffer_when_the_state_is_of_after_it() -> None:
+    reply = half_closed(900, fin_sent=True, ended=True)
+    assert (reply.snd_max_seen, reply.write_buffer, reply.snd_bytes_discard) == (900, stream(900, 1000), 0)
+    assert reply.fin_sent and reply.ended and reply.tcp_snapshot.t_state == TcpState.FIN_WAIT1
+
+
+def test_an_application_that_exported_before_ends_its_stream_again() -> None:
+    reply = half_closed(900, fin_sent=True, before=True)
+    assert (reply.write_buffer, reply.fin_sent, reply.ended) == (stream(900, 950), False, False)
+
+
+@pytest.mark.parametrize("queues", [{"fin_acked": True}, {}])
+def test_a_fin_that_the_client_has_is_sent_again_from_where_it_was(queues: dict[str, bool]) -> None:
+    """Whether the acknowledgement has arrived or is what the client reports."""
+    reply = half_closed(1001, fin_sent=True, before=True, **queues)
+    assert (reply.snd_max_seen, reply.snd_bytes_discard, reply.write_buffer) == (1000, 50, b"")
+    assert reply.fin_sent and not reply.ended
+
+
+def test_both_fins() -> None:
+    assert half_closed(900, fin_sent=True, fin_received=True, ended=True).tcp_snapshot.t_state == TcpState.LAST_ACK
+
+
+def test_a_client_that_claims_a_fin_that_was_not_sent() -> None:
+    with pytest.raises(Refused) as refused:
+        half_closed(1001)
+    assert refused.value.reason is Reason.AHEAD
