@@ -1,4 +1,4 @@
-"""`mtcp agent | ls | migrate | status`."""
+"""`mtcp agent | pool init | ls | migrate | status`."""
 
 from __future__ import annotations
 
@@ -49,6 +49,19 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--events", type=Path, help="write events to this file, as JSON lines")
     agent.set_defaults(run=_agent)
 
+    pool = commands.add_parser("pool", help="prepare a pool of servers").add_subparsers(
+        required=True, metavar="COMMAND"
+    )
+    init = pool.add_parser(
+        "init",
+        help="make the pool's own CA, and a key and certificate for each server",
+        description="Make the pool's own CA, and a key and certificate for each server. What exists is kept.",
+    )
+    init.add_argument("file", type=Path, metavar="POOL.toml", help="the pool file")
+    init.add_argument("--directory", type=Path, metavar="DIR", help="where (default: where the pool file says)")
+    init.add_argument("--renew", action="store_true", help="new keys and certificates for all servers, of the same CA")
+    init.set_defaults(run=_pool_init)
+
     ls = commands.add_parser("ls", help="list this host's migratable connections")
     ls.add_argument("--json", action="store_true")
     ls.set_defaults(run=_ls)
@@ -83,6 +96,21 @@ def _agent(options: argparse.Namespace) -> int:
         events=options.events,
     )
     run(settings)
+    return 0
+
+
+def _pool_init(options: argparse.Namespace) -> int:
+    from mtcp import pki  # cryptography takes its time to load
+    from mtcp.pool import Pool
+
+    pool = Pool.load(options.file)
+    directory = options.directory or pool.credentials
+    for line in pki.initialise(directory, list(pool.servers), options.renew):
+        print(line)
+    print(f"\nA server needs the pool file and, from {directory}, ca.pem and its own .pem and .key: no other key.")
+    print("ca.key is only for this command: it can be kept elsewhere.")
+    if directory.resolve() != pool.credentials.resolve():
+        print(f"Agents look into {pool.credentials}: put them there, or set `credentials` in {options.file}.")
     return 0
 
 

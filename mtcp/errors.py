@@ -43,6 +43,8 @@ class Reason(IntEnum):
     """The new server's kernel refused the state (not in the papers)."""
     NO_APPLICATION = 12
     """No application of the new server listens on the connection's port (not in the papers)."""
+    NOT_ALLOWED = 13
+    """A server asks for another server's move (not in the papers)."""
 
     @property
     def advice(self) -> str:
@@ -66,4 +68,6 @@ _ADVICE = {
     "check `mtcp status` on both",
     Reason.RESTORE_FAILED: "the new server's kernel refused the connection's state; see its agent's log",
     Reason.NO_APPLICATION: "no application of the new server listens on this port with mtcp.listen; start it there",
+    Reason.NOT_ALLOWED: "a server may ask only for connections that move to its own service address; "
+    "have all servers the same pool file?",
 }

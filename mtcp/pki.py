@@ -12,6 +12,7 @@ library knows them, they are made in no time, and OpenSSL signs with nothing fas
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import ssl
 from collections.abc import Iterator, Sequence
@@ -27,6 +28,7 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from mtcp.errors import MtcpError
 
+log = logging.getLogger(__name__)
 CA_LIFETIME, SERVER_LIFETIME = timedelta(days=3650), timedelta(days=730)
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates are valid from this long before they are made: the servers' clocks may differ."""
@@ -298,6 +300,38 @@ def client_context(directory: Path, name: str) -> ssl.SSLContext:
 def server_context(directory: Path, name: str) -> ssl.SSLContext:
     """With which the server `name` accepts; see `contexts`."""
     return contexts(directory, name).accepting
+
+
+class Credentials:
+    """The contexts of a server, read again when its files have changed."""
+
+    def __init__(self, directory: Path, name: str) -> None:
+        """MtcpError as of `contexts`."""
+        self._directory = directory
+        self._name = name
+        self._stamps = self._look()
+        self._contexts = contexts(directory, name)
+
+    def current(self) -> Contexts:
+        """Those of the files as they are; while something is wrong with them, those of before."""
+        stamps = self._look()
+        if stamps != self._stamps:
+            self._stamps = stamps
+            try:
+                self._contexts = contexts(self._directory, self._name)
+            except MtcpError as error:
+                log.warning("%s; going on with those of before", error)
+        return self._contexts
+
+    def _look(self) -> list[tuple[int, int, int]]:
+        """What changes whenever a file does."""
+        files = Files.of(self._directory, self._name)
+        stamps = []
+        for path in (Files.of(self._directory, "ca").certificate, files.certificate, files.key):
+            with contextlib.suppress(OSError):
+                stat = path.stat()
+                stamps.append((stat.st_ino, stat.st_mtime_ns, stat.st_size))
+        return stamps
 
 
 def peer_name(connection: ssl.SSLObject | ssl.SSLSocket) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
+from mtcp import pki
 from testbed import sandbox
 from testbed.processes import Program
 
@@ -42,6 +43,8 @@ class Pool:
         self.servers = servers
         self.logs = logs
         self.file = sandbox.RUN / "pool.toml"
+        self.credentials = sandbox.RUN / "pool.d"
+        """The pool's CA, and the servers' certificates and keys."""
         self.programs: dict[str, Program] = {}
         """By name: agent-<host>, <service>-<host>."""
 
@@ -50,12 +53,17 @@ class Pool:
 
         CommandError, with what it printed, if one does not become ready.
         """
-        self.file.write_text(pool_toml(self.servers))
+        self.write_files()
         for host in (*clients, *servers):
             self.start_agent(host, wait=False)
         for host in (*clients, *servers):
             self.programs[f"agent-{host}"].wait_for("ready")
         self.serve(servers, "files", "--port", port, "--directory", directory)
+
+    def write_files(self) -> None:
+        """The pool file and the servers' credentials, for `start_agent`; `start` does it itself."""
+        self.file.write_text(pool_toml(self.servers))
+        pki.initialise(self.credentials, [server.name for server in self.servers])
 
     def serve(self, servers: Sequence[Any], service: str, *options: str | int | Path, name: str = "") -> None:
         """Start a service of testbed.services on `servers` and wait until it listens; CommandError as of `start`.

@@ -40,7 +40,7 @@ class ServerSide:
     ) -> None:
         self._own = own
         self.others = pool.others(own.name)
-        self.control = ControlNetwork(own, self.others, self._on_frame)
+        self.control = ControlNetwork(own, self.others, pool.credentials, self._on_frame)
         self._datapath = datapath
         self._segments = segments
         self._events = events
@@ -182,14 +182,21 @@ class ServerSide:
         try:
             match frame:
                 case StateRequest():
+                    if not peer.speaks_for(frame.new.local):
+                        peer.send(StateReject(frame.old, frame.attempt, frame.mac, Reason.NOT_ALLOWED))
+                        raise RemoteProtocolError(f"it asks for a move to {frame.new.local}; refused")
                     self._on_request(frame, now)
                 case Done() | Release():
                     connection = self._connections.get(frame.old)
                     if connection is not None:
+                        if not peer.speaks_for(connection.role.new_server):
+                            raise RemoteProtocolError(f"{frame.old} was not given to it; dropped")
                         connection.role.on_outcome(frame, now)
                 case _:
                     taking = self._takings.get(frame.tag)
                     if taking is not None and taking.role.old == frame.old:
+                        if not peer.speaks_for(frame.old.local):
+                            raise RemoteProtocolError(f"{frame.old} is not its connection; dropped")
                         taking.role.on_frame(frame, now)
         except RemoteProtocolError as error:
             log.warning("%s from %s: %s", frame.type.name, peer.name, error)

@@ -14,7 +14,7 @@ from scapy.utils import RawPcapReader
 from testbed import sandbox
 from testbed.capture import Capture
 from testbed.nodes import MtcpHost
-from testbed.pool import Pool, Server, pool_toml
+from testbed.pool import Pool, Server
 from testbed.processes import Program, checked
 from testbed.strict import compile_strict
 from tests.root.two_hosts import Segment, shape
@@ -35,7 +35,7 @@ class Hosts:
         self.net, self.directory = net, directory
         servers = [Server(name, ADDRESSES[name], f"{CONTROL[name]}:{CONTROL_PORT}") for name in CONTROL]
         self.pool = Pool(servers, directory)
-        self.pool.file.write_text(pool_toml(servers))
+        self.pool.write_files()
         self._numbers = itertools.count()
 
     @contextlib.contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -115,7 +116,36 @@ def test_unknown_server(agent: Agent, capsys: pytest.CaptureFixture[str]) -> Non
     assert agent.asked == {}
 
 
-@pytest.mark.parametrize("arguments", [[], ["migrate"], ["fly"], ["agent"]])
+POOL = '[[server]]\nname = "s1"\nservice = "10.0.0.1"\ncontrol = "10.1.0.1:7000"\n'
+
+
+def test_pool_init(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "two.toml"
+    file.write_text(POOL)
+    assert cli.main(["pool", "init", str(file)]) == 0
+    assert {path.name for path in (tmp_path / "two.d").iterdir()} == {"ca.pem", "ca.key", "s1.pem", "s1.key"}
+    assert "s1: key and certificate made" in capsys.readouterr().out
+    assert cli.main(["pool", "init", str(file)]) == 0
+    assert "s1: kept" in capsys.readouterr().out
+    assert cli.main(["pool", "init", "--renew", str(file)]) == 0
+    assert "s1: key and certificate made" in capsys.readouterr().out
+    assert cli.main(["pool", "init", str(file), "--directory", str(tmp_path / "keys")]) == 0
+    assert f"Agents look into {tmp_path / 'two.d'}" in capsys.readouterr().out
+    assert (tmp_path / "keys" / "s1.key").exists()
+
+
+def test_pool_init_that_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    file = tmp_path / "pool.toml"
+    for text, line in ((None, "cannot read the pool file"), ("", "names no [[server]]")):
+        if text is not None:
+            file.write_text(text)
+        assert cli.main(["pool", "init", str(file)]) == 1
+        out, err = capsys.readouterr()
+        assert out == "" and err.startswith("mtcp: ") and line in err and err.count("\n") == 1
+    assert not (tmp_path / "pool.d").exists()
+
+
+@pytest.mark.parametrize("arguments", [[], ["migrate"], ["fly"], ["agent"], ["pool"], ["pool", "init"]])
 def test_bad_usage(arguments: list[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         cli.main(arguments)
