@@ -69,7 +69,8 @@ class NewServerRole(Machine):
                 self.reply = self.reply or reply
                 self.fire(NewServerEvent.STATE_REPLY, now)
             case StateReject(reason=reason):
-                self._reason = reason
+                if self.state is NewServer.REQUESTED:
+                    self._reason = reason
                 self.fire(NewServerEvent.STATE_REJECT, now)
             case DoneAck():
                 self.fire(NewServerEvent.DONE_ACK, now)

@@ -13,17 +13,29 @@ from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.snapshot import SoSnapshot, StateReply, TcpSnapshot
 from mtcp.wire import frames
-from mtcp.wire.frames import Done, DoneAck, Frame, FrameReader, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import (
+    Done,
+    DoneAck,
+    Frame,
+    FrameReader,
+    Query,
+    Release,
+    StateReject,
+    StateReplyFrame,
+    StateRequest,
+)
 
 pytestmark = pytest.mark.unit
 OLD = FourTuple(Endpoint("10.0.0.1", 80), Endpoint("10.0.0.9", 50000))
 NEW = FourTuple(Endpoint("10.0.0.2", 80), Endpoint("10.0.0.9", 50000))
 OLD6 = FourTuple(Endpoint("2001:db8::1", 443), Endpoint("2001:db8::9", 65535))
+TAG = b"mac mac "
 
 # family, address in 16 bytes, port
 _S1 = "04 0a000001 000000000000000000000000 0050"
 _S2 = "04 0a000002 000000000000000000000000 0050"
 _C = "04 0a000009 000000000000000000000000 c350"
+_TAG = "6d6163206d616320"
 _OLD6 = "06 20010db8000000000000000000000001 01bb  06 20010db8000000000000000000000009 ffff"
 
 REPLY = StateReply(
@@ -49,13 +61,15 @@ _REPLY = (
 )
 GOLDEN: list[tuple[Frame, str]] = [
     (
-        StateRequest(OLD, NEW, 0x11121314, 7, b"mac mac "),
-        f"4d544350 01 01 0001 0000005c {_S1} {_C} {_S2} {_C} 11121314 00000007 6d6163206d616320",
+        StateRequest(OLD, NEW, 0x11121314, 7, TAG),
+        f"4d544350 01 01 0001 0000005c {_S1} {_C} {_S2} {_C} 11121314 00000007 {_TAG}",
     ),
-    (StateReplyFrame(OLD, REPLY), f"4d544350 01 01 0002 00000083 {_S1} {_C} {_REPLY}"),
-    (StateReject(OLD, 7, Reason.AHEAD), f"4d544350 01 01 0003 0000002c {_S1} {_C} 00000007 0005"),
-    (Done(OLD, 7), f"4d544350 01 01 0004 0000002a {_S1} {_C} 00000007"),
-    (DoneAck(OLD6, 7), f"4d544350 01 01 0005 0000002a {_OLD6} 00000007"),
+    (StateReplyFrame(OLD, TAG, REPLY), f"4d544350 01 01 0002 0000008b {_S1} {_C} {_TAG} {_REPLY}"),
+    (StateReject(OLD, 7, TAG, Reason.AHEAD), f"4d544350 01 01 0003 00000034 {_S1} {_C} 00000007 {_TAG} 0005"),
+    (Done(OLD, 7, TAG), f"4d544350 01 01 0004 00000032 {_S1} {_C} 00000007 {_TAG}"),
+    (DoneAck(OLD6, 7, TAG), f"4d544350 01 01 0005 00000032 {_OLD6} 00000007 {_TAG}"),
+    (Query(OLD, 7, TAG), f"4d544350 01 01 0006 00000032 {_S1} {_C} 00000007 {_TAG}"),
+    (Release(OLD, 7, TAG), f"4d544350 01 01 0007 00000032 {_S1} {_C} 00000007 {_TAG}"),
 ]
 golden = pytest.mark.parametrize(("frame", "text"), GOLDEN, ids=lambda value: type(value).__name__)
 
@@ -82,10 +96,9 @@ replies = st.builds(
 )
 any_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(StateRequest, tuples, tuples, u32, u32, eight),
-    st.builds(StateReplyFrame, tuples, replies),
-    st.builds(StateReject, tuples, u32, st.sampled_from(Reason)),
-    st.builds(Done, tuples, u32),
-    st.builds(DoneAck, tuples, u32),
+    st.builds(StateReplyFrame, tuples, eight, replies),
+    st.builds(StateReject, tuples, u32, eight, st.sampled_from(Reason)),
+    *(st.builds(kind, tuples, u32, eight) for kind in (Done, DoneAck, Query, Release)),
 )
 
 
@@ -153,7 +166,7 @@ def test_wrong_family(frame: Frame, text: str) -> None:
         ("4d544350 01 01 0002 04000001", "67108865 bytes"),
         ("4d544350 01 01 0002 ffffffff", "4294967295 bytes"),
         ("4d544350 01 01 0000 00000000", "unknown type 0"),
-        ("4d544350 01 01 0006 00000000", "unknown type 6"),
+        ("4d544350 01 01 0008 00000000", "unknown type 8"),
     ],
 )
 def test_bad_header(header: str, why: str) -> None:
@@ -169,18 +182,18 @@ def test_a_later_version_that_is_compatible() -> None:
 
 def test_unknown_reason() -> None:
     with pytest.raises(RemoteProtocolError, match="unknown reason 99"):
-        read(with_body(3, bytes.fromhex(f"{_S1} {_C} 00000007 0063")))
+        read(with_body(3, bytes.fromhex(f"{_S1} {_C} 00000007 {_TAG} 0063")))
 
 
 def test_lengths_inside_a_reply_that_exceed_it() -> None:
-    body = bytearray(bytes.fromhex(f"{_S1} {_C} {_REPLY}"))
-    for at in (38, 42, 46):
+    body = bytearray(bytes.fromhex(f"{_S1} {_C} {_TAG} {_REPLY}"))
+    for at in (46, 50, 54):
         wrong = body[:at] + b"\xff\xff\xff\xff" + body[at + 4 :]
         with pytest.raises(RemoteProtocolError, match="early"):
             read(with_body(2, bytes(wrong)))
 
 
-@given(st.integers(0, 6), st.binary(max_size=150))
+@given(st.integers(0, 8), st.binary(max_size=150))
 def test_garbage_is_the_senders_error_and_nothing_else(kind: int, body: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
         read(with_body(kind, body))
@@ -194,4 +207,6 @@ def test_garbage_headers(data: bytes) -> None:
 
 def test_too_large_to_send() -> None:
     with pytest.raises(ValueError, match="at most"):
-        frames.encode(StateReplyFrame(OLD, StateReply(**{**REPLY.__dict__, "write_buffer": bytes(frames.MAX_BODY)})))
+        frames.encode(
+            StateReplyFrame(OLD, TAG, StateReply(**{**REPLY.__dict__, "write_buffer": bytes(frames.MAX_BODY)}))
+        )

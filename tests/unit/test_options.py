@@ -24,7 +24,12 @@ from mtcp.wire.options import (
     AddServersAck,
     AnyOption,
     Capable,
+    Hint,
+    HintAck,
+    HintAnswer,
+    HintReason,
     Migrate,
+    Query,
     Reject,
     SignedOption,
 )
@@ -44,7 +49,7 @@ GOLDEN: list[tuple[AnyOption, str]] = [
         Migrate(S6, 0xFFFFFFFF, 0x00FFFFFF, MAC),
         "fd284d54 2101 20010db8000000000000000000000001 0050 ffffffff 00ffffff a1a2a3a4a5a6a7a8",
     ),
-    (Accept(0x11223344, 7, MAC), "fd164d54 3100 11223344 00000007 a1a2a3a4a5a6a7a8"),
+    (Accept(7, MAC), "fd124d54 3100 00000007 a1a2a3a4a5a6a7a8"),
     (Ack3(7, MAC), "fd124d54 4100 00000007 a1a2a3a4a5a6a7a8"),
     (AddServers(3, 0, 2, (S1, S2), MAC), "fd1e4d54 5100 a1a2a3a4a5a6a7a8 0003 00 02 0a0000010050 0a0000021f90"),
     (
@@ -53,9 +58,17 @@ GOLDEN: list[tuple[AnyOption, str]] = [
     ),
     (AddServers(1, 0, 1, (), MAC), "fd124d54 5100 a1a2a3a4a5a6a7a8 0001 00 01"),
     (AddServersAck(3, MAC), "fd104d54 6100 0003 a1a2a3a4a5a6a7a8"),
-    (Reject(7, Reason.BUSY), "fd0c4d54 7100 00000007 0006"),
+    (Reject(7, Reason.BUSY, MAC), "fd144d54 7100 00000007 0006 a1a2a3a4a5a6a7a8"),
     (Abort(7, MAC), "fd124d54 8100 00000007 a1a2a3a4a5a6a7a8"),
     (AbortAck(7, MAC), "fd124d54 9100 00000007 a1a2a3a4a5a6a7a8"),
+    (Query(7, MAC), "fd124d54 a100 00000007 a1a2a3a4a5a6a7a8"),
+    (Hint(5, HintReason.DRAIN, None, MAC), "fd134d54 b100 a1a2a3a4a5a6a7a8 00000005 04"),
+    (Hint(5, HintReason.OVERLOAD, S2, MAC), "fd194d54 b100 a1a2a3a4a5a6a7a8 00000005 01 0a0000021f90"),
+    (
+        Hint(5, HintReason.ATTACK, S6, MAC),
+        "fd254d54 b101 a1a2a3a4a5a6a7a8 00000005 03 20010db80000000000000000000000010050",
+    ),
+    (HintAck(5, HintAnswer.NOT_NOW, MAC), "fd144d54 c100 00000005 0003 a1a2a3a4a5a6a7a8"),
 ]
 golden = pytest.mark.parametrize(("option", "text"), GOLDEN, ids=lambda value: type(value).__name__)
 
@@ -68,7 +81,7 @@ server_lists = st.lists(v4, max_size=3) | st.lists(v6, max_size=1)
 any_option: st.SearchStrategy[AnyOption] = st.one_of(
     st.builds(Capable, st.none() | eight),
     st.builds(Migrate, v4 | v6, u32, u32, eight),
-    st.builds(Accept, u32, u32, eight),
+    st.builds(Accept, u32, eight),
     st.builds(Ack3, u32, eight),
     st.builds(
         lambda version, pair, servers, mac: AddServers(version, pair[0], pair[1], tuple(servers), mac),
@@ -78,9 +91,12 @@ any_option: st.SearchStrategy[AnyOption] = st.one_of(
         eight,
     ),
     st.builds(AddServersAck, u16, eight),
-    st.builds(Reject, u32, st.sampled_from(Reason)),
+    st.builds(Reject, u32, st.sampled_from(Reason), eight),
     st.builds(Abort, u32, eight),
     st.builds(AbortAck, u32, eight),
+    st.builds(Query, u32, eight),
+    st.builds(Hint, u32, st.sampled_from(HintReason), st.none() | v4 | v6, eight),
+    st.builds(HintAck, u32, st.sampled_from(HintAnswer), eight),
 )
 
 
@@ -125,10 +141,13 @@ def test_wrong_length_field(option: AnyOption, text: str) -> None:
         ("fd084d54 1200 0000", "version 2"),
         ("fd084d54 1000 0000", "version 0"),
         ("fd084d54 0100 0000", "unknown subtype 0"),
-        ("fd084d54 a100 0000", "unknown subtype 10"),
+        ("fd084d54 d100 0000", "unknown subtype 13"),
         ("fd084d54 f100 0000", "unknown subtype 15"),
-        ("fd0c4d54 7100 00000007 0000", "unknown reason"),
-        ("fd0c4d54 7100 00000007 ffff", "unknown reason"),
+        ("fd144d54 7100 00000007 0000 a1a2a3a4a5a6a7a8", "unknown reason"),
+        ("fd144d54 7100 00000007 ffff a1a2a3a4a5a6a7a8", "unknown reason"),
+        ("fd134d54 b100 a1a2a3a4a5a6a7a8 00000005 00", "unknown reason"),
+        ("fd194d54 b101 a1a2a3a4a5a6a7a8 00000005 01 0a0000021f90", "body of 19"),  # IPv4 flagged as IPv6
+        ("fd144d54 c100 00000005 0004 a1a2a3a4a5a6a7a8", "unknown answer"),
         ("fd124d54 5100 a1a2a3a4a5a6a7a8 0001 01 01", "segment 1 of 1"),
         ("fd124d54 5100 a1a2a3a4a5a6a7a8 0001 00 00", "segment 0 of 0"),
         ("fd1e4d54 5101 a1a2a3a4a5a6a7a8 0003 00 02 0a0000010050 0a0000021f90", "body of 24"),  # IPv4 flagged as IPv6
@@ -218,10 +237,15 @@ def test_what_the_macs_are_over() -> None:
     ends = (b"\x0a\0\0\x01\0\x50", b"\x0a\0\0\x09\xc3\x50", b"\x0a\0\0\x02\x1f\x90")
     assert signed.mac == _mac("MIGRATE", *ends, struct.pack("!II", 5, 7))
     assert options.migrate_mac(KEY, FourTuple(S1, CLIENT), S2, 5, 7) == signed.mac
-    assert Accept(5, 7).signed(KEY).mac == _mac("ACCEPT", struct.pack("!II", 5, 7))
+    assert Accept(7).signed(KEY).mac == _mac("ACCEPT", struct.pack("!I", 7))
     assert Ack3(7).signed(KEY).mac == _mac("ACK3", struct.pack("!I", 7))
     assert Abort(7).signed(KEY).mac == _mac("ABORT", struct.pack("!I", 7))
     assert AbortAck(7).signed(KEY).mac == _mac("ABORTACK", struct.pack("!I", 7))
+    assert Query(7).signed(KEY).mac == _mac("QUERY", struct.pack("!I", 7))
+    assert Hint(5, HintReason.DRAIN).signed(KEY).mac == _mac("HINT", bytes.fromhex("00000005 04"))
+    hint = Hint(5, HintReason.DRAIN, S1).signed(KEY)
+    assert hint.mac == _mac("HINT", bytes.fromhex("00000005 04 0a0000010050"))
+    assert HintAck(5, HintAnswer.NOWHERE).signed(KEY).mac == _mac("HINT_ACK", struct.pack("!IH", 5, 2))
     assert AddServersAck(3).signed(KEY).mac == _mac("ADD_SERVERS_ACK", b"\0\x03")
     listed = bytes.fromhex("0003 00 01 0a0000010050")
     assert AddServers(3, 0, 1, (S1,)).signed(KEY).mac == _mac("ADD_SERVERS", listed)
@@ -247,10 +271,13 @@ def test_a_changed_field_changes_the_mac_of_migrate(changed: tuple[Endpoint, End
 
 
 SIGNED: list[tuple[SignedOption, dict[str, Any]]] = [
-    (Accept(5, 7), {"rcv_nxt": 6, "attempt": 8}),
+    (Accept(7), {"attempt": 8}),
     (Ack3(7), {"attempt": 8}),
     (Abort(7), {"attempt": 8}),
     (AbortAck(7), {"attempt": 8}),
+    (Query(7), {"attempt": 8}),
+    (Hint(5, HintReason.DRAIN, S1), {"number": 6, "reason": HintReason.ATTACK, "preferred": S2}),
+    (HintAck(5, HintAnswer.WILL_MOVE), {"number": 6, "answer": HintAnswer.DECLINED}),
     (AddServersAck(3), {"version": 4}),
     (AddServers(3, 0, 2, (S1,)), {"version": 4, "index": 1, "total": 3, "servers": (S2,)}),
 ]
@@ -268,7 +295,8 @@ def test_is_authentic(option: SignedOption, changes: dict[str, Any]) -> None:
 
 def test_a_mac_is_of_one_kind_of_message() -> None:
     """An ACK3 is no ABORT, although both carry an attempt and a MAC."""
-    assert len({kind(7).signed(KEY).mac for kind in (Ack3, Abort, AbortAck)}) == 3
+    kinds = (Accept, Ack3, Abort, AbortAck, Query)
+    assert len({kind(7).signed(KEY).mac for kind in kinds}) == len(kinds)
 
 
 # -- the list of servers in segments

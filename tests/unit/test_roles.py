@@ -1,126 +1,64 @@
-"""The servers' two roles, each told what happens and asked what it did; together on a network they are in tests/sim."""
+"""The old server's role, told what happens and asked what it did; all three together are in tests/sim."""
 
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
 
 import pytest
 
-from mtcp.address import Endpoint, FourTuple
-from mtcp.errors import Reason, RemoteProtocolError
-from mtcp.roles.machine import FIRST_RETRY, Machine
-from mtcp.roles.new_server import NewServerRole
-from mtcp.roles.old_server import OldServerRole
-from mtcp.snapshot import Refused, SoSnapshot, StateReply, TcpSnapshot
-from mtcp.states import NewServer, OldServer
-from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Reject, migrate_mac
+from mtcp.address import FourTuple
+from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
+from mtcp.roles.machine import LAST_RETRY, Machine
+from mtcp.states import OldServer
+from mtcp.wire.frames import Done, DoneAck, Query, Release, StateReject, StateRequest
+from mtcp.wire.options import Abort, AbortAck, Ack3
+from mtcp.wire.options import Query as QueryOption
+from tests.unit.role_hosts import (
+    ACCEPT,
+    ACK3,
+    KEY,
+    MIGRATE,
+    OLD,
+    REPLY_FRAME,
+    REQUEST,
+    S1,
+    S2,
+    S3,
+    TAG,
+    C,
+    fenced,
+    old_server,
+    run_timer,
+    signed_request,
+)
 
 pytestmark = pytest.mark.unit
-KEY = b"8 bytes!"
-S1, S2, C = Endpoint("10.0.0.1", 80), Endpoint("10.0.0.2", 80), Endpoint("10.0.0.9", 50000)
-OLD, NEW = FourTuple(S1, C), FourTuple(S2, C)
-MIGRATE = Migrate(S1, 100, 1).signed(KEY, C, S2)
-REQUEST = StateRequest(OLD, NEW, 100, 1, MIGRATE.mac)
-REPLY = StateReply(
-    5, 6, 90, 100, 10, TcpSnapshot(1, 1, 7, 1460, 7, 7, 0, 9, 9, 9, 0), SoSnapshot(0, 0, -1), KEY, 1, b"", b"", b"r"
-)
-ACCEPT, ACK3 = Accept(6, 1).signed(KEY), Ack3(1).signed(KEY)
+DONE, RELEASE = Done(OLD, 1, TAG), Release(OLD, 1, TAG)
+DONE_ACK = (S2, DoneAck(OLD, 1, TAG))
+QUERIES = [QueryOption(1).signed(KEY), (S2, Query(OLD, 1, TAG))]
 
 
-def run_timer(role: Machine, seconds: float) -> None:
-    """Call on_timer as a driver does, at each deadline within `seconds`."""
-    while role.deadline is not None and role.deadline <= seconds:
-        role.on_timer(role.deadline)
-
-
-class ServerHost:
-    """Both ports at once; keeps what the role did."""
-
-    def __init__(self) -> None:
-        self.did: list[Any] = []
-        self.refuse: Reason | None = None
-        self.restore_fails = False
-        self.application = True
-
-    def take(self) -> list[Any]:
-        done, self.did = self.did, []
-        return done
-
-    # old server
-    def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
-        self.did.append("fence")
-        if self.refuse is not None:
-            raise Refused(self.refuse)
-        return replace(REPLY, attempt=attempt)
-
-    def resume(self) -> None:
-        self.did.append("resume")
-
-    def close_silently(self) -> None:
-        self.did.append("close")
-
-    # new server
-    def has_application(self) -> bool:
-        return self.application
-
-    def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
-        self.did.append("restore")
-        if self.restore_fails:
-            raise OSError("no")
-
-    def discard(self) -> None:
-        self.did.append("discard")
-
-    def send(self, option: AnyOption) -> None:
-        self.did.append(option)
-
-    def send_frame(self, peer: Any, frame: Frame) -> Any:
-        self.did.append((peer, frame))
-        return True
-
-
-def old_server() -> tuple[OldServerRole, ServerHost]:
-    host = ServerHost()
-    return OldServerRole(OLD, KEY, 0, host), host
-
-
-def new_server() -> tuple[NewServerRole, ServerHost]:
-    host = ServerHost()
-    return NewServerRole(NEW, MIGRATE, 500, host), host
-
-
-# -- the old server
-
-
-def test_old_server_gives_away() -> None:
+def test_it_gives_away() -> None:
     role, host = old_server()
-    role.on_request(REQUEST, "peer", 0.0)
-    answer = ("peer", StateReplyFrame(OLD, REPLY))
-    assert host.take() == ["fence", answer]
-    role.on_request(REQUEST, "again", 0.1)  # the reply was lost: neither fenced nor dumped a second time
-    assert host.take() == [("again", StateReplyFrame(OLD, REPLY))]
+    role.on_request(REQUEST, 0.0)
+    assert host.take() == ["fence", (S2, REPLY_FRAME)]
+    role.on_request(REQUEST, 0.1)  # the reply was lost: neither fenced nor dumped a second time
+    assert host.take() == [(S2, REPLY_FRAME)]
     for _ in range(2):
-        role.on_done(Done(OLD, 1), "peer", 0.2)
-    assert host.take() == ["close", ("peer", DoneAck(OLD, 1)), ("peer", DoneAck(OLD, 1))]
-    role.on_request(REQUEST, "peer", 0.3)
-    assert host.take() == [("peer", StateReject(OLD, 1, Reason.UNKNOWN_CONNECTION))]
+        role.on_outcome(DONE, 0.2)
+    assert host.take() == ["close", DONE_ACK, DONE_ACK]
+    role.on_request(REQUEST, 0.3)
+    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.UNKNOWN_CONNECTION))]
     assert (role.state, role.deadline) == (OldServer.MIGRATED, None)
 
 
 @pytest.mark.parametrize("reason", [Reason.AHEAD, Reason.LOG_OVERFLOW, Reason.INVALID_STATE])
-def test_old_server_whose_dump_fails_goes_on(reason: Reason) -> None:
+def test_when_the_dump_fails_it_goes_on(reason: Reason) -> None:
     role, host = old_server()
     host.refuse = reason
-    role.on_request(REQUEST, "peer", 0.0)
-    assert host.take() == ["fence", "resume", ("peer", StateReject(OLD, 1, reason))]
-    assert role.state is OldServer.ESTABLISHED
-
-
-def signed(attempt: int, **changes: Any) -> StateRequest:
-    request = replace(REQUEST, attempt=attempt, **changes)
-    return replace(request, mac=migrate_mac(KEY, request.old, request.new.local, request.rcv_nxt, attempt))
+    role.on_request(REQUEST, 0.0)
+    assert host.take() == ["fence", "resume", (S2, StateReject(OLD, 1, TAG, reason))]
+    assert (role.state, role.deadline) == (OldServer.ESTABLISHED, None)
 
 
 @pytest.mark.parametrize(
@@ -129,38 +67,63 @@ def signed(attempt: int, **changes: Any) -> StateRequest:
         replace(REQUEST, mac=bytes(8)),
         replace(REQUEST, rcv_nxt=101),
         replace(REQUEST, attempt=2),
-        replace(REQUEST, new=FourTuple(Endpoint("10.0.0.3", 80), C)),
+        replace(REQUEST, new=FourTuple(S3, C)),
     ],
 )
-def test_old_server_checks_the_mac(forged: StateRequest) -> None:
-    role, host = old_server()
-    role.on_request(forged, "peer", 0.0)
-    assert host.take() == [("peer", StateReject(OLD, forged.attempt, Reason.BAD_MAC))]
-    assert (role.state, role.attempt) == (OldServer.ESTABLISHED, 0)
+def test_the_mac_is_checked(forged: StateRequest) -> None:
+    for role, host in (old_server(), fenced()):
+        before = role.state, role.attempt, role.tag, role.new_server
+        role.on_request(forged, 0.0)
+        assert host.take() == [(forged.new.local, StateReject(OLD, forged.attempt, forged.mac, Reason.BAD_MAC))]
+        assert (role.state, role.attempt, role.tag, role.new_server) == before
 
 
-def test_old_server_is_busy_with_another_request() -> None:
-    role, host = old_server()
-    role.on_request(REQUEST, "peer", 0.0)
-    host.take()
-    for other in (signed(2), signed(1, rcv_nxt=99)):
-        role.on_request(other, "other", 0.1)
-        assert host.take() == [("other", StateReject(OLD, other.attempt, Reason.BUSY))]
-    role.on_done(Done(OLD, 1), "peer", 0.2)
-    assert host.take() == ["close", ("peer", DoneAck(OLD, 1))]
+def test_it_is_busy_with_another_request_of_the_same_attempt() -> None:
+    role, host = fenced()
+    other = signed_request(1, rcv_nxt=99)
+    role.on_request(other, 0.1)
+    assert host.take() == [(S2, StateReject(OLD, 1, other.mac, Reason.BUSY))]
+    role.on_outcome(DONE, 0.2)
+    assert host.take() == ["close", DONE_ACK]
 
 
-def test_old_server_hears_abort() -> None:
-    role, host = old_server()
-    role.on_request(REQUEST, "peer", 0.0)
-    host.take()
+def test_a_later_attempt_takes_the_place_of_one_that_was_given_up() -> None:
+    """The client would not leave this server again if it had left already; its ABORT may be lost."""
+    role, host = fenced()
+    later = signed_request(2, new=FourTuple(S3, C), rcv_nxt=120)
+    role.on_request(later, 50.0)
+    resume, fence, (server, reply) = host.take()
+    assert (resume, fence, server, reply.tag, reply.reply.attempt) == ("resume", "fence", S3, later.mac, 2)
+    for stale in (DONE, RELEASE):
+        with pytest.raises(RemoteProtocolError, match="of attempt 1, at 2"):
+            role.on_outcome(stale, 50.1)
+    with pytest.raises(RemoteProtocolError):
+        role.on_option(ACK3, 50.1)
+    assert (host.take(), role.state) == ([], OldServer.FENCED)
+    run_timer(role, 109.9)  # a lease of its own
+    assert role.state is OldServer.FENCED
+    role.on_outcome(Done(OLD, 2, later.mac), 109.9)
+    assert host.take()[-2:] == ["close", (S3, DoneAck(OLD, 2, later.mac))]
+
+
+def test_a_later_attempt_whose_dump_fails_leaves_it_unfenced() -> None:
+    role, host = fenced()
+    host.refuse = Reason.LOG_OVERFLOW
+    later = signed_request(2)
+    role.on_request(later, 1.0)
+    assert host.take() == ["resume", "fence", "resume", (S2, StateReject(OLD, 2, later.mac, Reason.LOG_OVERFLOW))]
+    assert (role.state, role.deadline) == (OldServer.ESTABLISHED, None)
+
+
+def test_it_hears_abort() -> None:
+    role, host = fenced()
     for _ in range(2):
         role.on_option(Abort(1).signed(KEY), 0.1)
     ack = AbortAck(1).signed(KEY)
     assert host.take() == ["resume", ack, ack]
-    role.on_request(REQUEST, "peer", 0.2)  # late: it must not fence again
-    assert host.take() == [("peer", StateReject(OLD, 1, Reason.STALE_ATTEMPT))]
-    role.on_request(signed(2), "peer", 0.3)
+    role.on_request(REQUEST, 0.2)  # late: it must not fence again
+    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.STALE_ATTEMPT))]
+    role.on_request(signed_request(2), 0.3)
     assert host.take()[0] == "fence"
     role.on_option(Abort(1).signed(KEY), 0.4)  # late: not of this attempt
     assert (host.take(), role.state) == ([ack], OldServer.FENCED)
@@ -169,144 +132,118 @@ def test_old_server_hears_abort() -> None:
 def test_abort_that_overtakes_the_request() -> None:
     role, host = old_server()
     role.on_option(Abort(1).signed(KEY), 0.0)
-    role.on_request(REQUEST, "peer", 0.1)
-    assert host.take() == [AbortAck(1).signed(KEY), ("peer", StateReject(OLD, 1, Reason.STALE_ATTEMPT))]
+    role.on_request(REQUEST, 0.1)
+    assert host.take() == [AbortAck(1).signed(KEY), (S2, StateReject(OLD, 1, TAG, Reason.STALE_ATTEMPT))]
+    role.on_option(Abort(0).signed(KEY), 0.2)
+    assert host.take() == [AbortAck(0).signed(KEY)]
 
 
-def test_old_server_drops_what_is_forged_or_stale() -> None:
+def test_the_new_server_lets_it_go() -> None:
+    role, host = fenced()
+    role.on_outcome(RELEASE, 0.1)
+    role.on_outcome(RELEASE, 0.2)
+    assert (host.take(), role.state, role.deadline) == (["resume"], OldServer.ESTABLISHED, None)
+    role.on_request(REQUEST, 0.3)  # late: that attempt is over
+    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.STALE_ATTEMPT))]
+
+
+def test_fenced_it_asks_and_never_goes_on_by_itself() -> None:
+    role, host = fenced()
+    run_timer(role, 59.9)
+    asked = host.take()
+    assert asked[:2] == QUERIES and asked == QUERIES * (len(asked) // 2)
+    assert len(asked) // 2 >= 59.9 / LAST_RETRY - 1
+    assert role.state is OldServer.FENCED
+    run_timer(role, 60.0)
+    assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
+
+
+def test_the_client_says_that_it_has_moved() -> None:
+    role, host = fenced()
+    for _ in range(2):
+        role.on_option(ACK3, 0.1)
+    assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
+
+
+def test_it_comes_back() -> None:
+    role, host = fenced()
+    for _ in range(2):
+        role.came_back(0.1)
+    assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
+    role.on_outcome(RELEASE, 0.2)
+    assert (host.take(), role.state) == ([], OldServer.MIGRATED)
+
+
+@pytest.mark.parametrize("outcome", ["done", "release", "abort", "nothing"])
+def test_an_agent_that_begins_anew_recovers_a_fence(outcome: str) -> None:
     role, host = old_server()
-    with pytest.raises(RemoteProtocolError):
-        role.on_done(Done(OLD, 0), "peer", 0.0)  # nobody asked
-    role.on_request(REQUEST, "peer", 0.0)
+    role.attempt = 1
+    role.recover(S2, TAG, 10.0)
+    assert (host.take(), role.state) == (QUERIES, OldServer.FENCED)
+    match outcome:
+        case "done":
+            role.on_outcome(DONE, 10.1)
+            assert host.take() == ["close", DONE_ACK]
+        case "release":
+            role.on_outcome(RELEASE, 10.1)
+            assert host.take() == ["resume"]
+        case "abort":
+            role.on_option(Abort(1).signed(KEY), 10.1)
+            assert host.take() == ["resume", AbortAck(1).signed(KEY)]
+        case _:
+            run_timer(role, 69.9)
+            assert "resume" not in host.take() and role.state is OldServer.FENCED
+            run_timer(role, 70.0)
+            assert host.take() == ["close"]
+    assert role.deadline is None
+
+
+def test_a_recovered_fence_turns_the_repeated_request_down() -> None:
+    """What was dumped is gone with the agent that did it; the client's next attempt dumps again."""
+    role, host = old_server()
+    role.attempt = 1
+    role.recover(S2, TAG, 10.0)
     host.take()
-    for option in (Abort(1), Abort(2, Abort(1).signed(KEY).mac), ACCEPT, MIGRATE):
+    role.on_request(REQUEST, 10.1)
+    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.BUSY))]
+    role.on_request(signed_request(2), 10.2)
+    assert host.take()[:2] == ["resume", "fence"]
+
+
+def test_what_is_forged_or_stale_is_dropped() -> None:
+    role, host = old_server()
+    for early in (Done(OLD, 0, TAG), Done(OLD, 0, bytes(8)), DONE):  # nobody asked
+        with pytest.raises(RemoteProtocolError):
+            role.on_outcome(early, 0.0)
+    role, host = fenced()
+    for option in (
+        *(Abort(1), Abort(2, Abort(1).signed(KEY).mac), Ack3(1), Ack3(1).signed(b"8 bytes?"), Ack3(2).signed(KEY)),
+        *(Ack3(1, Abort(1).signed(KEY).mac), ACCEPT, MIGRATE),
+    ):
         with pytest.raises(RemoteProtocolError):
             role.on_option(option, 0.1)
-    with pytest.raises(RemoteProtocolError):
-        role.on_done(Done(OLD, 2), "peer", 0.1)
+    for frame in (Done(OLD, 2, TAG), Done(OLD, 1, bytes(8)), Release(OLD, 2, TAG), Release(OLD, 1, bytes(8))):
+        with pytest.raises(RemoteProtocolError):
+            role.on_outcome(frame, 0.1)
     assert (host.take(), role.state) == ([], OldServer.FENCED)
 
 
-def test_closed_while_fenced_stays_fenced() -> None:
-    role, host = old_server()
-    role.on_request(REQUEST, "peer", 0.0)
+def test_closed() -> None:
+    role, host = fenced()
     role.closed(0.1)
-    assert (role.state, "resume" in host.take()) == (OldServer.FENCED, False)
+    assert (role.state, host.take()) == (OldServer.FENCED, [])
+    role, host = old_server()
+    role.closed(0.1)
+    role.closed(0.2)
+    role.on_request(REQUEST, 0.3)
+    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.UNKNOWN_CONNECTION))]
+    role.came_back(0.4)
+    assert (role.state, role.deadline) == (OldServer.CLOSED, None)
 
 
-# -- the new server
-
-
-def taking() -> tuple[NewServerRole, ServerHost]:
-    """One that has got as far as the state."""
-    role, host = new_server()
-    role.on_migrate_syn(0.0)
-    role.on_frame(StateReplyFrame(OLD, REPLY), 0.1)
-    assert host.take() == [(S1, REQUEST), "restore", ACCEPT]
-    return role, host
-
-
-def test_new_server_takes() -> None:
-    role, host = taking()
-    role.on_migrate_syn(0.2)  # the client repeats: it has not heard ACCEPT
-    role.on_frame(StateReplyFrame(OLD, REPLY), 0.2)
-    assert host.take() == [ACCEPT]
-    role.on_ack3(ACK3, 0.3)
-    role.on_ack3(ACK3, 0.3)
-    assert host.take() == [(S1, Done(OLD, 1))]
-    run_timer(role, 0.3 + FIRST_RETRY)
-    assert host.take() == [(S1, Done(OLD, 1))]
-    role.on_frame(DoneAck(OLD, 1), 0.6)
-    assert (role.state, role.deadline) == (NewServer.OWNED, None)
-    role.on_migrate_syn(0.7)
-    assert host.take() == [ACCEPT]
-
-
-def test_new_server_repeats_its_request() -> None:
-    role, host = new_server()
-    role.on_migrate_syn(0.0)
-    run_timer(role, 9.9)
-    assert host.did.count((S1, REQUEST)) == len(host.take()) > 8
-    run_timer(role, 10.0)
-    assert (host.take(), role.state) == ([Reject(1, Reason.UNREACHABLE)], NewServer.FAILED)
-
-
-def test_traffic_is_as_good_as_ack3() -> None:
-    role, host = taking()
-    role.on_traffic(0.2)
-    role.on_traffic(0.3)
-    assert host.take() == [(S1, Done(OLD, 1))]
-
-
-def test_new_server_lets_go_of_what_nobody_commits_to() -> None:
-    role, host = taking()
-    run_timer(role, 100.0)
-    *accepts, last = host.take()
-    assert set(accepts) == {ACCEPT} and last == "discard"
-    with pytest.raises(RemoteProtocolError):
-        role.on_frame(DoneAck(OLD, 1), 101.0)
-    role.on_frame(StateReplyFrame(OLD, REPLY), 101.0)
-    role.on_ack3(ACK3, 101.0)
-    assert (host.take(), role.state) == ([], NewServer.FAILED)
-
-
-def test_new_server_lets_go_of_what_the_client_has_given_up() -> None:
-    role, host = taking()
-    host.take()
-    for forged in (Abort(1), Abort(2).signed(KEY)):
-        with pytest.raises(RemoteProtocolError, match="wrong MAC"):
-            role.on_abort(forged, 0.1)
-    role.on_abort(Abort(1).signed(KEY), 0.1)
-    role.on_abort(Abort(1).signed(KEY), 0.2)
-    assert (host.take(), role.state, role.deadline) == (["discard"], NewServer.FAILED, None)
-
-
-def test_abort_means_nothing_before_there_is_a_key() -> None:
-    role, host = new_server()
-    role.on_migrate_syn(0.0)
-    host.take()
-    with pytest.raises(RemoteProtocolError):
-        role.on_abort(Abort(1).signed(KEY), 0.1)
-    assert (host.take(), role.state) == ([], NewServer.REQUESTED)
-
-
-@pytest.mark.parametrize("reason", Reason)
-def test_new_server_passes_the_reason_on(reason: Reason) -> None:
-    role, host = new_server()
-    role.on_migrate_syn(0.0)
-    host.take()
-    role.on_frame(StateReject(OLD, 2, reason), 0.1)  # of another attempt
-    assert host.take() == []
-    role.on_frame(StateReject(OLD, 1, reason), 0.1)
-    role.on_migrate_syn(0.2)
-    assert host.take() == [Reject(1, reason)] * 2
-
-
-def test_new_server_cannot() -> None:
-    role, host = new_server()
-    host.application = False
-    role.on_migrate_syn(0.0)
-    assert host.take() == [Reject(1, Reason.NO_APPLICATION)]
-    role, host = new_server()
-    host.restore_fails = True
-    role.on_migrate_syn(0.0)
-    role.on_frame(StateReplyFrame(OLD, REPLY), 0.1)
-    assert host.take()[1:] == ["restore", Reject(1, Reason.RESTORE_FAILED)]
-    assert (role.state, role.deadline) == (NewServer.FAILED, None)
-
-
-def test_new_server_drops_what_is_forged_or_stale() -> None:
-    role, host = new_server()
-    role.on_migrate_syn(0.0)
-    host.take()
-    with pytest.raises(RemoteProtocolError):
-        role.on_ack3(ACK3, 0.1)  # before there is a key to check it with
-    with pytest.raises(RemoteProtocolError):
-        role.on_frame(StateReplyFrame(OLD, replace(REPLY, attempt=2)), 0.1)
-    role.on_frame(StateReplyFrame(OLD, REPLY), 0.1)
-    host.take()
-    for forged in (Ack3(1), Ack3(2).signed(KEY), Ack3(1).signed(b"8 bytes?")):
-        with pytest.raises(RemoteProtocolError, match="wrong MAC"):
-            role.on_ack3(forged, 0.2)
-    role.on_frame(replace(DoneAck(OLD, 1), attempt=2), 0.2)
-    assert (host.take(), role.state) == ([], NewServer.RESTORED)
+def test_timers_say_whose_fault_an_absent_pair_is() -> None:
+    role, _ = fenced()
+    with pytest.raises(LocalProtocolError, match="RECOVERED cannot happen in state FENCED"):
+        role.recover(S1, TAG, 0.1)
+    Machine.on_timer(role, 0.0)  # before its deadline: harmless
+    assert role.state is OldServer.FENCED

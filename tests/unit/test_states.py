@@ -104,7 +104,43 @@ def test_timers_stop_where_retries_end(role: Role) -> None:
             assert names & {"STOP_TIMERS", "ABORT_MAPPING"}, (state, event)
 
 
+@roles
+def test_timers_start_where_retries_begin(role: Role) -> None:
+    """Who enters a state with retries has started the timer, or would wait there for ever."""
+    table, *_, machine = role
+    retry = getattr(machine, "retry_event", None)
+    for (state, event), (actions, following) in table.items():
+        if (state, retry) not in table and (following, retry) in table:
+            names = {action.name for action in actions}
+            assert names & {"START_TIMERS", "START_LEASE"}, (state, event)
+
+
+@roles
+def test_repeating_changes_nothing(role: Role) -> None:
+    table, *_, machine = role
+    for (state, event), (_, following) in table.items():
+        if event is machine.retry_event:
+            assert following is state
+
+
+def test_what_unfences_is_word_of_the_client_or_of_the_new_server_and_never_time() -> None:
+    unfencing = {event for (_, event), (actions, _) in OLD_SERVER.items() if OldServerAction.RESUME in actions}
+    E = OldServerEvent
+    assert unfencing == {E.ABORT, E.RELEASE, E.LATER_REQUEST, E.DUMP_FAILED}
+
+
+def test_a_connection_is_not_released_by_a_server_that_may_have_it() -> None:
+    N, E = NewServer, NewServerEvent
+    releasing = {pair for pair, (actions, _) in NEW_SERVER.items() if NewServerAction.SEND_RELEASE in actions}
+    assert releasing == {(N.FAILED, E.QUERY), (N.FAILED, E.STATE_REPLY), (N.RESTORED, E.RESTORE_FAILED)}
+    # From nowhere but there does it come to FAILED after an ACCEPT was sent.
+    failing = {event for (state, event), (_, after) in NEW_SERVER.items() if (state, after) == (N.RESTORED, N.FAILED)}
+    assert failing == {E.RESTORE_FAILED, E.ABORT, E.SUPERSEDED}
+
+
 def test_giving_up_stops_repeating_the_migrate_while_the_mapping_is_asked() -> None:
     """WITHDRAWING has no timer of its own: the mapping's answer comes within the same call."""
     events = {event for state, event in CLIENT if state is Client.WITHDRAWING}
+    assert events == {ClientEvent.COMMITTED, ClientEvent.KEPT}
+    events = {event for state, event in CLIENT if state is Client.CLOSING}
     assert events == {ClientEvent.COMMITTED, ClientEvent.KEPT}
