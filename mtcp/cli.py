@@ -13,6 +13,8 @@ from typing import Any
 
 from mtcp.agent import local
 from mtcp.errors import MtcpError
+from mtcp.policy import DEFAULT, NAMES, make
+from mtcp.wire.options import HintReason
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,6 +49,9 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--interface", action="append", default=[], help="interface to attach to; may be repeated")
     agent.add_argument("--pin", type=Path, help="bpffs directory in which the mapping outlives the agent")
     agent.add_argument("--events", type=Path, help="write events to this file, as JSON lines")
+    agent.add_argument(
+        "--policy", default=DEFAULT, help=f"when clients' connections move: {', '.join(NAMES)} ({DEFAULT})"
+    )
     agent.set_defaults(run=_agent)
 
     pool = commands.add_parser("pool", help="prepare a pool of servers").add_subparsers(
@@ -72,10 +77,30 @@ def _parser() -> argparse.ArgumentParser:
     migrate.add_argument("--json", action="store_true")
     migrate.set_defaults(run=_migrate)
 
+    hint = commands.add_parser("hint", help="ask the client of one connection of this server to move it")
+    hint.add_argument("connection", help="the client's address:port, as `mtcp ls` shows it")
+    hint.add_argument("--reason", choices=[r.name.lower() for r in HintReason], default="overload")
+    hint.add_argument("--to", metavar="SERVER", help="the server of the pool that it should prefer")
+    hint.set_defaults(run=_hint)
+
+    drain = commands.add_parser("drain", help="move all connections of this server away; say which stayed and why")
+    drain.add_argument("server", nargs="?", help="this server's name, to be sure to drain the right one")
+    drain.add_argument("--to", metavar="SERVER", help="where to (default: the pool's other servers in turn)")
+    drain.add_argument("--seconds", type=_seconds, default=10.0, help="how long to try (10)")
+    drain.add_argument("--json", action="store_true")
+    drain.set_defaults(run=_drain)
+
     status = commands.add_parser("status", help="what this host's agent does")
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds <= 3600:
+        raise argparse.ArgumentTypeError("between 0 and 3600")
+    return seconds
 
 
 def _agent(options: argparse.Namespace) -> int:
@@ -94,6 +119,7 @@ def _agent(options: argparse.Namespace) -> int:
         pool=pool,
         pin=options.pin,
         events=options.events,
+        policy=make(options.policy),
     )
     run(settings)
     return 0
@@ -153,6 +179,23 @@ def _migrate(options: argparse.Namespace) -> int:
     if not moved:
         raise MtcpError(f"{outcome['connection']} stays on {outcome['from']}: {outcome['reason']}")
     return 0
+
+
+def _hint(options: argparse.Namespace) -> int:
+    request = {"op": "hint", "connection": options.connection, "reason": options.reason, "to": options.to}
+    local.request(request)
+    return 0
+
+
+def _drain(options: argparse.Namespace) -> int:
+    result = local.request({"op": "drain", "server": options.server, "to": options.to, "seconds": options.seconds})
+    if options.json:
+        print(json.dumps(result))
+    else:
+        print(f"{result['moved']} moved, {result['stayed']} stayed")
+        for row in result["why"]:
+            print(f"  {row['connection']}: {row['why']}")
+    return 1 if result["stayed"] else 0
 
 
 def _status(options: argparse.Namespace) -> int:

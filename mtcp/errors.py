@@ -45,6 +45,8 @@ class Reason(IntEnum):
     """No application of the new server listens on the connection's port (not in the papers)."""
     NOT_ALLOWED = 13
     """A server asks for another server's move (not in the papers)."""
+    DRAINING = 14
+    """The new server is being drained itself (not in the papers)."""
 
     @property
     def advice(self) -> str:
@@ -70,4 +72,5 @@ _ADVICE = {
     Reason.NO_APPLICATION: "no application of the new server listens on this port with mtcp.listen; start it there",
     Reason.NOT_ALLOWED: "a server may ask only for connections that move to its own service address; "
     "have all servers the same pool file?",
+    Reason.DRAINING: "the new server is being drained; choose another one, or wait until its `mtcp drain` has ended",
 }

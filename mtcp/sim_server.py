@@ -174,8 +174,8 @@ class Taking:
 
     # -- NewServerPort
 
-    def has_application(self) -> bool:
-        return True
+    def unwilling(self) -> Reason | None:
+        return None
 
     def send_frame(self, server: Endpoint, frame: Frame) -> bool:
         self.server.send_frame(server, frame)

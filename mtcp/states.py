@@ -234,7 +234,7 @@ class NewServer(State):
 
 class NewServerEvent(Event):
     MIGRATE_SYN = auto()
-    NO_APPLICATION = auto()
+    UNWILLING = auto()
     RETRY = auto()
     GIVE_UP = auto()
     STATE_REPLY = auto()
@@ -265,7 +265,7 @@ _N, _NE, _NA = NewServer, NewServerEvent, NewServerAction
 _DROPPED = (_NA.STOP_TIMERS, _NA.DISCARD)
 NEW_SERVER: Table = {
     (_N.LISTEN, _NE.MIGRATE_SYN): ((_NA.SEND_STATE_REQUEST, _NA.START_TIMERS), _N.REQUESTED),
-    (_N.LISTEN, _NE.NO_APPLICATION): ((_NA.SEND_REJECT,), _N.FAILED),
+    (_N.LISTEN, _NE.UNWILLING): ((_NA.SEND_REJECT,), _N.FAILED),
     (_N.REQUESTED, _NE.MIGRATE_SYN): ((), _N.REQUESTED),
     (_N.REQUESTED, _NE.RETRY): ((_NA.SEND_STATE_REQUEST,), _N.REQUESTED),
     (_N.REQUESTED, _NE.GIVE_UP): ((_NA.STOP_TIMERS, _NA.SEND_REJECT), _N.FAILED),
@@ -328,7 +328,7 @@ LOCAL_EVENTS: frozenset[Event] = frozenset(
         _OE.GIVE_UP,
         _NE.RETRY,
         _NE.GIVE_UP,
-        _NE.NO_APPLICATION,
+        _NE.UNWILLING,
         _NE.RESTORE_FAILED,
     }
 )

@@ -8,16 +8,19 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
+from mtcp import seq
 from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.events import EventLog
 from mtcp.errors import LocalProtocolError, MtcpError, RemoteProtocolError
 from mtcp.linux.datapath import Datapath, Entry, Event, EventKind
 from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
 from mtcp.linux.sockdiag import SockDiag
+from mtcp.policy import Policy, View
 from mtcp.roles.client import ClientRole, Mark
+from mtcp.roles.hints import HintReceiver
 from mtcp.roles.server_list import KnownServers
 from mtcp.states import Client
-from mtcp.wire.options import AbortAck, Accept, AddServers, AnyOption, Hint, Migrate, Query, Reject
+from mtcp.wire.options import AbortAck, Accept, AddServers, AnyOption, Hint, HintAnswer, Migrate, Query, Reject
 
 log = logging.getLogger(__name__)
 CONFIRM_AFTER = 0.003
@@ -38,6 +41,7 @@ class Move:
 
     decided_ns: int
     source: Endpoint
+    initiator: str
     report: Report
 
 
@@ -57,16 +61,70 @@ class ClientConnection:
         self._move: Move | None = None
         self._begun = entry
         """As the last move's begin left it."""
-        self.role.recover(entry.next, entry.attempt, time.monotonic())
+        self.observe_at: float | None = None
+        """When to ask the policy."""
+        self._hints = HintReceiver(entry.key)
+        self._policy = side.policy()
+        self._received = self._sent = 0
+        self._seen = entry
+        """As the policy saw it last."""
+        now = time.monotonic()
+        if self._policy.interval is not None:
+            self.observe_at = now + self._policy.interval
+        self.role.recover(entry.next, entry.attempt, now)
 
-    def migrate(self, server: Endpoint, report: Report) -> None:
-        """Start a move; LocalProtocolError when that cannot be now."""
+    def migrate(self, server: Endpoint, initiator: str, report: Report) -> None:
+        """Start a move; LocalProtocolError when that cannot be now. `initiator`: who wants it, for the log."""
         source = self.role.current
         if self.role.state is not Client.TRACKED:
             raise LocalProtocolError(f"a move of {self.four_tuple} is under way already; wait for its end")
-        self._move = Move(time.monotonic_ns(), source, report)
+        self._move = Move(time.monotonic_ns(), source, initiator, report)
         self._side.register(self, server)
         self.role.migrate(server, time.monotonic())
+
+    # -- the policy
+
+    def observe(self, now: float) -> None:
+        """Let the policy look, and move if it says so."""
+        assert self._policy.interval is not None
+        self.observe_at = None if self.role.state is Client.GONE else now + self._policy.interval
+        if self.role.state is Client.TRACKED and (server := self._policy.observe(self._view(now))) is not None:
+            self._try(server, "policy")
+
+    def on_hint(self, hint: Hint, server: Endpoint, now: float) -> None:
+        """The server that has the connection asks to be left; RemoteProtocolError when it is another one, or forged."""
+        if server != self.role.current:
+            raise RemoteProtocolError(f"HINT from {server}, which does not have the connection; dropped")
+        wanted: list[Endpoint] = []
+
+        def decide() -> HintAnswer:
+            self._side.events.emit("hinted", connection=self.four_tuple.local, reason=hint.reason.name, server=server)
+            view = self._view(now)
+            if not view.others:
+                return HintAnswer.NOWHERE
+            if self.role.state is not Client.TRACKED:
+                return HintAnswer.NOT_NOW
+            chosen = self._policy.hinted(view, hint)
+            wanted.extend([chosen] if chosen is not None else [])
+            return HintAnswer.WILL_MOVE if wanted else HintAnswer.DECLINED
+
+        self.send(server, self._hints.hear(hint, decide))
+        for chosen in wanted:
+            self._try(chosen, f"hint: {hint.reason.name.lower()}")
+
+    def _try(self, server: Endpoint, initiator: str) -> None:
+        try:
+            self.migrate(server, initiator, lambda _: None)
+        except MtcpError as error:
+            log.info("%s does not move to %s: %s", self.four_tuple.local, server, error)
+
+    def _view(self, now: float) -> View:
+        entry, seen = self._side.datapath.entry(self.index), self._seen
+        self._received += seq.diff(entry.rcv_nxt, seen.rcv_nxt)
+        self._sent += seq.diff(entry.snd_nxt, seen.snd_nxt)
+        self._seen = entry
+        others = tuple(s for s in self.known.servers if s != self.role.current)
+        return View(now, self.role.current, others, self._received, self._sent)
 
     # -- ClientPort
 
@@ -104,6 +162,7 @@ class ClientConnection:
             "reason": reason,
             "connection": str(self.four_tuple.local),
             "attempt": self.role.attempt,
+            "initiator": move.initiator,
             "from": str(move.source),
             "to": str(server),
             "decided_ns": move.decided_ns,
@@ -116,8 +175,12 @@ class ClientConnection:
 class ClientSide:
     """All of this host's connections to migratable servers."""
 
-    def __init__(self, datapath: Datapath, segments: ControlSegments, events: EventLog) -> None:
+    def __init__(
+        self, datapath: Datapath, segments: ControlSegments, events: EventLog, policy: Callable[[], Policy]
+    ) -> None:
+        """`policy` makes one for each connection."""
         self.datapath = datapath
+        self.policy = policy
         self.events = events
         self._segments = segments
         self._sockets = SockDiag()
@@ -202,6 +265,8 @@ class ClientSide:
             answer = connection.known.add(option, server)
             if answer is not None:
                 connection.send(server, answer)
+        elif isinstance(option, Hint):
+            connection.on_hint(option, server, now)
         else:
             connection.role.on_option(server, option, now)
 
@@ -211,6 +276,8 @@ class ClientSide:
             if connection.confirm_at is not None and now >= connection.confirm_at:
                 self._confirm(connection, now)
             connection.role.on_timer(now)
+            if connection.observe_at is not None and now >= connection.observe_at:
+                connection.observe(now)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
             self._sweep()
@@ -239,10 +306,9 @@ class ClientSide:
     def deadlines(self) -> Iterator[float]:
         """When roles want to be woken."""
         for connection in self._by_index.values():
-            if connection.role.deadline is not None:
-                yield connection.role.deadline
-            if connection.confirm_at is not None:
-                yield connection.confirm_at
+            for deadline in (connection.role.deadline, connection.confirm_at, connection.observe_at):
+                if deadline is not None:
+                    yield deadline
 
     # -- commands
 
@@ -270,7 +336,7 @@ class ClientSide:
         if not offered:
             names = ", ".join(s.ip for s in chosen.known.servers) or "no other"
             raise MtcpError(f"{to} is not a server of this connection's pool; it has offered {names}")
-        chosen.migrate(offered[0], report)
+        chosen.migrate(offered[0], "operator", report)
 
     def _choose(self, wanted: str | None) -> ClientConnection:
         open_ = self.connections()

@@ -8,9 +8,10 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,10 @@ from mtcp.errors import MtcpError, RemoteProtocolError
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments
 from mtcp.linux.tcp_repair import check_support
+from mtcp.policy.base import Policy
+from mtcp.policy.hints import Hints
 from mtcp.pool import Pool
+from mtcp.wire.options import HintReason
 
 log = logging.getLogger(__name__)
 TICK = 0.1
@@ -39,6 +43,8 @@ class Settings:
     pool: Pool | None = None
     pin: Path | None = None
     events: Path | None = None
+    policy: Callable[[], Policy] = Hints
+    """Makes one for each connection of this host's clients."""
 
 
 class Agent:
@@ -56,7 +62,7 @@ class Agent:
         stack.callback(self._datapath.close)
         self._segments = ControlSegments()
         stack.callback(self._segments.close)
-        self._client = ClientSide(self._datapath, self._segments, self._events)
+        self._client = ClientSide(self._datapath, self._segments, self._events, settings.policy)
         stack.callback(self._client.close)
         self._server: ServerSide | None = None
         if settings.pool is not None and settings.name in settings.pool.servers:
@@ -152,6 +158,19 @@ class Agent:
                 channel.send(self._status())
             case "migrate":
                 self._migrate(channel, message)
+            case "hint":
+                self._check_may_command(channel)
+                reason = HintReason[str(message["reason"]).upper()]
+                self._as_server().hint(str(message["connection"]), reason, message.get("to"))
+                channel.send({"ok": True})
+                self._reschedule()
+            case "drain":
+                self._check_may_command(channel)
+                if message.get("server") not in (None, self._settings.name):
+                    raise MtcpError(f"this host is {self._settings.name}: run `mtcp drain` on the server to be drained")
+                answer = partial(_answer, channel)
+                self._as_server().start_drain(message.get("to"), float(message["seconds"]), answer)
+                self._on_timer()
             case other:
                 raise MtcpError(f"the agent does not know the request {other!r}")
 
@@ -161,10 +180,14 @@ class Agent:
         return self._server
 
     def _migrate(self, channel: Channel, message: Message) -> None:
-        if not channel.may_command():
-            raise MtcpError("only root and the agent's own user may move connections")
+        self._check_may_command(channel)
         self._client.migrate(message.get("connection"), message["to"], lambda outcome: _answer(channel, outcome))
         self._reschedule()
+
+    @staticmethod
+    def _check_may_command(channel: Channel) -> None:
+        if not channel.may_command():
+            raise MtcpError("only root and the agent's own user may move connections")
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = {"name": self._settings.name, "interfaces": list(self._settings.interfaces)}

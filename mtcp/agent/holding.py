@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import socket
 import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, NamedTuple
 
 from mtcp import seq
@@ -15,12 +16,13 @@ from mtcp.errors import Reason
 from mtcp.lifeline import Watch
 from mtcp.linux import tcp_repair
 from mtcp.linux.segments import Segment, TcpFlags
+from mtcp.roles.hints import HintSender
 from mtcp.roles.old_server import OldServerRole
 from mtcp.roles.server_list import Announcement
 from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, compose
 from mtcp.states import OldServer
 from mtcp.wire.frames import MAX_BODY, Frame
-from mtcp.wire.options import AnyOption
+from mtcp.wire.options import AnyOption, HintReason
 
 if TYPE_CHECKING:
     from mtcp.agent.server import ServerSide
@@ -73,6 +75,7 @@ class ServerConnection:
         """When to close it, because its application died; None while that lives."""
         self.moves = moves
         self.announcement: Announcement | None = None
+        self.hints = HintSender(key, attempt)
         self._side = side
         self._sock = sock
         self._capsule = capsule
@@ -89,6 +92,16 @@ class ServerConnection:
         others = [Endpoint(s.service, local.port) for s in self._side.others if (":" in s.service) == (":" in local.ip)]
         self.announcement = Announcement(self.role.key, 1, others, now)
 
+    @property
+    def has_left(self) -> bool:
+        """Whether another server has it now."""
+        return self.role.state is OldServer.MIGRATED
+
+    def hint(self, reason: HintReason, preferred: Endpoint | None, now: float) -> None:
+        """Ask the client to take this connection to another server."""
+        self.hints.send(reason, preferred, now)
+        self._side.event("hint_sent", self, self.role.attempt)
+
     def heard_from_client(self) -> bool:
         """Whether the client's kernel has sent anything since this server took the connection."""
         return self._sock.fileno() >= 0 and tcp_repair.segments_heard(self._sock) > self._injected
@@ -100,7 +113,19 @@ class ServerConnection:
             self._injected += 1
             self._side.send(fin)
 
+    def deadlines(self) -> Iterator[float]:
+        """When it wants to be woken."""
+        repeated = self.announcement.deadline if self.announcement is not None else None
+        for deadline in (self.role.deadline, repeated, self.hints.deadline):
+            if deadline is not None:
+                yield deadline
+
     def on_timer(self, now: float) -> None:
+        """Repeat what is due."""
+        for segment in self.announcement.due(now) if self.announcement is not None else []:
+            self.send(segment)
+        if self.role.state is OldServer.ESTABLISHED and (hint := self.hints.due(now)) is not None:
+            self.send(hint)
         self.role.on_timer(now)
         if self.orphaned_until is not None and now >= self.orphaned_until:
             self.orphaned_until = None

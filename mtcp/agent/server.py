@@ -13,19 +13,20 @@ from typing import Any
 
 from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.control import ControlConnection, ControlNetwork
+from mtcp.agent.draining import Drain, Report
 from mtcp.agent.events import EventLog
 from mtcp.agent.holding import Origins, ServerConnection
 from mtcp.agent.local import Channel
 from mtcp.agent.taking import Taking
 from mtcp.capsule import Capsule, CapsuleError
-from mtcp.errors import NotMigratable, Reason, RemoteProtocolError
+from mtcp.errors import MtcpError, NotMigratable, Reason, RemoteProtocolError
 from mtcp.linux import tcp_repair
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments, Segment
 from mtcp.pool import Pool, Server
 from mtcp.states import NewServer, OldServer
 from mtcp.wire.frames import Done, Frame, Release, StateReject, StateRequest
-from mtcp.wire.options import Abort, Ack3, AddServersAck, AnyOption, Migrate
+from mtcp.wire.options import Abort, Ack3, AddServersAck, AnyOption, HintAck, HintReason, Migrate
 
 log = logging.getLogger(__name__)
 MAX_PENDING, MAX_PENDING_OF_CLIENT = 1024, 64
@@ -41,6 +42,8 @@ class ServerSide:
         self._own = own
         self.others = pool.others(own.name)
         self.control = ControlNetwork(own, self.others, pool.credentials, self._on_frame)
+        self.drain: Drain | None = None
+        """What `mtcp drain` has begun; meanwhile this server takes no connections from others."""
         self._datapath = datapath
         self._segments = segments
         self._events = events
@@ -137,6 +140,10 @@ class ServerSide:
                 connection = self._connections.get(segment.four_tuple)
                 if connection is not None and connection.announcement is not None:
                     connection.announcement.confirm(option)
+            case HintAck():
+                connection = self._connections.get(segment.four_tuple)
+                if connection is not None:
+                    connection.hints.confirm(option)
             case None:
                 pass
             case _:
@@ -231,12 +238,11 @@ class ServerSide:
             if now >= taking.ends_at and taking.role.state in (NewServer.OWNED, NewServer.FAILED, NewServer.LAPSED):
                 self._takings.pop(taking.role.tag, None)
         for connection in list(self._connections.values()):
-            if connection.announcement is not None:
-                for segment in connection.announcement.due(now):
-                    connection.send(segment)
             connection.on_timer(now)
             if connection.ends_at is not None and now >= connection.ends_at:
                 del self._connections[connection.four_tuple]
+        if self.drain is not None and self.drain.on_timer(now):
+            self.drain = None
         self._datapath.refill_keys()
 
     def deadlines(self) -> Iterator[float]:
@@ -245,12 +251,36 @@ class ServerSide:
             if taking.role.deadline is not None:
                 yield taking.role.deadline
         for connection in self._connections.values():
-            if connection.role.deadline is not None:
-                yield connection.role.deadline
-            if connection.announcement is not None and connection.announcement.deadline is not None:
-                yield connection.announcement.deadline
+            yield from connection.deadlines()
 
     # -- commands
+
+    def connections(self) -> list[ServerConnection]:
+        """All that are here or were lately."""
+        return list(self._connections.values())
+
+    def hint(self, client: str, reason: HintReason, to: str | None) -> None:
+        """`mtcp hint`: ask the client of one connection; MtcpError when there is none."""
+        ends = [str(c.four_tuple.remote) for c in self._connections.values() if c.role.state is OldServer.ESTABLISHED]
+        if client not in ends:
+            raise MtcpError(f"no connection of {client!r} here; there are {', '.join(ends) or 'none'}")
+        (connection,) = (c for c in self._connections.values() if str(c.four_tuple.remote) == client and not c.has_left)
+        target = Endpoint(self._service(to), connection.four_tuple.local.port) if to else None
+        connection.hint(reason, target, time.monotonic())
+
+    def start_drain(self, to: str | None, seconds: float, report: Report) -> None:
+        """`mtcp drain`; MtcpError when one is under way."""
+        if self.drain is not None:
+            raise MtcpError("this server is being drained already; wait for that to end")
+        targets = [self._service(to)] if to else [server.service for server in self.others]
+        self.drain = Drain(self, targets, time.monotonic() + seconds, report)
+
+    def _service(self, name: str) -> str:
+        """The service address of another server of the pool, by its name or address."""
+        for server in self.others:
+            if name in (server.name, server.service):
+                return server.service
+        raise MtcpError(f"{name!r} is no other server of the pool; there are {', '.join(s.name for s in self.others)}")
 
     def rows(self) -> list[dict[str, Any]]:
         """For `mtcp ls`."""
@@ -271,6 +301,7 @@ class ServerSide:
         return {
             "listeners": {str(port): [c.pid for c in channels] for port, channels in self._listeners.items()},
             "control": self.control.status(),
+            "draining": "yes" if self.drain is not None else "no",
         }
 
 

@@ -12,6 +12,7 @@ from mtcp import seq
 from mtcp.address import Endpoint
 from mtcp.agent.holding import TOMBSTONE, Origins, ServerConnection
 from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Snapshot
+from mtcp.errors import Reason
 from mtcp.linux import tcp_repair
 from mtcp.linux.segments import Segment, TcpFlags
 from mtcp.roles.new_server import NewServerRole
@@ -57,8 +58,10 @@ class Taking:
         if self._fin is not None:
             connection.end_for_client(self._fin)
 
-    def has_application(self) -> bool:
-        return self._side.application_for(self.four_tuple.local.port) is not None
+    def unwilling(self) -> Reason | None:
+        if self._side.drain is not None:
+            return Reason.DRAINING
+        return Reason.NO_APPLICATION if self._side.application_for(self.four_tuple.local.port) is None else None
 
     def send_frame(self, server: Endpoint, frame: Frame) -> bool:
         self._side.event(f"{frame.type.name.lower()}_sent", self, self.role.attempt)

@@ -16,8 +16,8 @@ from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate, Reject, i
 class NewServerPort(Protocol):
     """What the new server's role needs of its host."""
 
-    def has_application(self) -> bool:
-        """Whether an application is there to take the connection."""
+    def unwilling(self) -> Reason | None:
+        """Why this server takes no connection of this kind now; None when it does."""
 
     def send_frame(self, server: Endpoint, frame: Frame) -> bool:
         """To the agent of `server`; False when there is no control connection to it."""
@@ -56,9 +56,10 @@ class NewServerRole(Machine):
 
     def on_migrate_syn(self, now: float) -> None:
         """The client's SYN, or a repetition of it."""
-        if self.state is NewServer.LISTEN and not self._port.has_application():
-            self._reason = Reason.NO_APPLICATION
-            self.fire(NewServerEvent.NO_APPLICATION, now)
+        unwilling = self._port.unwilling() if self.state is NewServer.LISTEN else None
+        if unwilling is not None:
+            self._reason = unwilling
+            self.fire(NewServerEvent.UNWILLING, now)
         else:
             self.fire(NewServerEvent.MIGRATE_SYN, now)
 

@@ -54,7 +54,8 @@ class OldServerRole(Machine):
         self._request: StateRequest | None = None
         self._reply: StateReplyFrame | None = None
         self._asking: StateRequest | None = None
-        self._reason = Reason.INVALID_STATE
+        self.refused: Reason | None = None
+        """Why the last request was turned down; None when it was not."""
         self._abort_attempt = 0
         self._port = port
 
@@ -66,9 +67,8 @@ class OldServerRole(Machine):
     def on_request(self, request: StateRequest, now: float) -> None:
         """A State request."""
         self._asking = request
-        problem = self._problem(request)
-        if problem is not None:
-            self._reason = problem
+        self.refused = self._problem(request)
+        if self.refused is not None:
             self.fire(OldServerEvent.BAD_REQUEST, now)
         elif request == self._request and self.state is OldServer.FENCED:
             self.fire(OldServerEvent.REPEATED_REQUEST, now)
@@ -125,7 +125,7 @@ class OldServerRole(Machine):
         try:
             reply = self._port.fence_and_dump(self._request.rcv_nxt, self._request.attempt)
         except Refused as refused:
-            self._reply, self._reason = None, refused.reason
+            self._reply, self.refused = None, refused.reason
             self.fire(OldServerEvent.DUMP_FAILED, now)
         else:
             self._reply = StateReplyFrame(self._request.old, self._request.mac, reply)
@@ -136,8 +136,8 @@ class OldServerRole(Machine):
 
     def send_state_reject(self, now: float) -> None:
         asking = self._asking
-        assert asking is not None
-        self._port.send_frame(asking.new.local, StateReject(self.four_tuple, asking.attempt, asking.mac, self._reason))
+        assert asking is not None and self.refused is not None
+        self._port.send_frame(asking.new.local, StateReject(self.four_tuple, asking.attempt, asking.mac, self.refused))
 
     def resume(self, now: float) -> None:
         self._reply = None

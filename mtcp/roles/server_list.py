@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from mtcp.address import Endpoint
 from mtcp.errors import RemoteProtocolError
-from mtcp.roles.machine import FIRST_RETRY, LAST_RETRY
+from mtcp.roles.repetition import Repetition
 from mtcp.wire.options import AddServers, AddServersAck, is_authentic
 
 
@@ -35,31 +35,24 @@ class KnownServers:
         return AddServersAck(option.version).signed(self._key)
 
 
-class Announcement:
+class Announcement(Repetition):
     """The server's side: the segments to send until the client confirms."""
 
-    ATTEMPTS = 20
+    TIMES = 20
 
     def __init__(self, key: bytes, version: int, servers: list[Endpoint], now: float) -> None:
-        self.deadline: float | None = now
+        super().__init__(self.TIMES, now)
         self.segments = [segment.signed(key) for segment in AddServers.split(version, servers)]
         self._key = key
         self._version = version
-        self._interval = FIRST_RETRY / 2
-        self._left = self.ATTEMPTS
 
     def due(self, now: float) -> list[AddServers]:
         """What to send now, perhaps nothing; sets the next deadline."""
-        if self.deadline is None or now < self.deadline:
-            return []
-        self._left -= 1
-        self._interval = min(2 * self._interval, LAST_RETRY)
-        self.deadline = now + self._interval if self._left else None
-        return self.segments
+        return self.segments if self.is_due(now) else []
 
     def confirm(self, option: AddServersAck) -> None:
         """The client's answer; RemoteProtocolError when forged."""
         if not is_authentic(option, self._key):
             raise RemoteProtocolError("ADD_SERVERS_ACK with a wrong MAC; dropped")
         if option.version == self._version:
-            self.deadline = None
+            self.stop()

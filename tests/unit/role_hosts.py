@@ -76,8 +76,8 @@ class ServerHost(Recorder):
         self.did.append("close")
 
     # new server
-    def has_application(self) -> bool:
-        return self.application
+    def unwilling(self) -> Reason | None:
+        return None if self.application else Reason.NO_APPLICATION
 
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
         self.did.append("restore")

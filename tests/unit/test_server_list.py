@@ -87,7 +87,7 @@ def test_repeated_until_confirmed() -> None:
 
 
 def test_not_for_ever() -> None:
-    assert len(sent_at(Announcement(KEY, 1, S[1:2], 0.0), 1000.0)) == Announcement.ATTEMPTS
+    assert len(sent_at(Announcement(KEY, 1, S[1:2], 0.0), 1000.0)) == Announcement.TIMES
 
 
 def test_confirmations_that_are_none() -> None:
