@@ -77,8 +77,8 @@ class Pool:
         for host in servers:
             self.programs[f"{name or service}-{host}"].wait_for("listening")
 
-    def start_agent(self, host: Any, wait: bool = True) -> Program:
-        """Start the agent of `host` (again, if it has been stopped)."""
+    def start_agent(self, host: Any, *options: str, wait: bool = True) -> Program:
+        """Start the agent of `host` (again, if it has been stopped), with more options of `mtcp agent`."""
         mtcp = Path(sys.executable).with_name("mtcp")
         command: list[str | Path] = [mtcp, "agent", "--name", host.name, "--cgroup", host.cgroup]
         if host.name in {server.name for server in self.servers}:
@@ -86,7 +86,7 @@ class Pool:
         command += ["--interface", host.defaultIntf().name, "--pin", sandbox.BPFFS / host.name]
         # In memory: an agent that waits for a disk keeps a connection waiting.
         command += ["--events", EVENTS / f"agent-{host}.jsonl"]
-        program = Program(host, command, self.logs / f"agent-{host}.log")
+        program = Program(host, [*command, *options], self.logs / f"agent-{host}.log")
         self.programs[f"agent-{host}"] = program
         if wait:
             program.wait_for("ready")

@@ -17,9 +17,10 @@ class Throughput(Hints):
     """Moves when the smoothed rate of a connection that carries data is below `fraction` of its highest.
 
     `patience`: seconds for which it must be so. `holdoff`: seconds after a move, in which the new server shows what it
-    can, before the next one. `floor`: bytes per second; what never was faster is no bulk transfer, and stays. Samples
-    in which nothing at all arrives are an idle connection's as much as a dead server's: they count only while the
-    client's own last bytes, its request, are younger than the last data, or within `patience` of data.
+    can, before the next one. `floor`: bytes per second; what never was faster is no bulk transfer, and stays.
+
+    A server that is silent looks like one that has said all: silence counts only while the client's own last bytes, a
+    request, are younger than the last data, or for `patience` after that.
     """
 
     interval = 0.1
