@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from mtcp.address import Endpoint, FourTuple
-from mtcp.keys import MAC_LENGTH
 from mtcp.linux.bpf import layout, loader, transition
 from mtcp.linux.bpf.asm import Field
 from mtcp.linux.bpf.attachment import Attachment, DatapathError
@@ -166,6 +165,8 @@ class Datapath:
             raise ValueError(f"{entry.four_tuple} is already at {server}")
         if entry.closed or entry.stale:
             raise ValueError(f"{entry.four_tuple} is closed")
+        if len(server.packed) != len(entry.current.packed):
+            raise ValueError(f"{entry.four_tuple} cannot move to {server}: that is another address family")
         route = FourTuple(server, entry.four_tuple.local)
         # A connection of the same client port to that server has both keys; once the ingress one is ours, it takes it.
         for table, four_tuple in ((self._maps.ingress, route), (self._maps.egress, route.reversed)):
@@ -176,7 +177,7 @@ class Datapath:
                 raise ValueError(f"{entry.four_tuple} cannot move to {server}: another connection has {route.reversed}")
         new_route = self._add_route(entry, layout.tuple_key(route))
         word = entry.next_attempt << layout.ATTEMPT_SHIFT | entry.word & layout.SLOT_BIT | EntryState.MIGRATING
-        if not self._exchange(entry, word, layout.endpoint_number(server), accept_mac):
+        if not self._exchange(entry, word, server, accept_mac):
             if new_route:  # the index may be another connection's by now
                 self._routes[entry.index].discard(layout.tuple_key(route))
                 loader.map_delete(self._maps.ingress, layout.tuple_key(route))
@@ -255,12 +256,20 @@ class Datapath:
 
     # -- helpers --
 
-    def _exchange(self, entry: Entry, word: int, server: int = 0, accept_mac: bytes = bytes(MAC_LENGTH)) -> bool:
+    def _exchange(self, entry: Entry, word: int, server: Endpoint | None = None, accept_mac: bytes = b"") -> bool:
         """The entry's state word becomes `word` if it, and the connection, is still what `entry` says."""
         command = layout.COMMAND
-        values = {command.INDEX: entry.index, command.EXPECTED: entry.word, command.REPLACEMENT: word}
-        context = layout.pack(command.SIZE, values | {command.COOKIE: entry.cookie, command.NEXT: server})
-        context = context[: command.ACCEPT_MAC.offset] + accept_mac
+        values: dict[Field, int | bytes] = {
+            command.INDEX: entry.index,
+            command.EXPECTED: entry.word,
+            command.REPLACEMENT: word,
+            command.COOKIE: entry.cookie,
+        }
+        if server is not None:
+            values[command.NEXT_ADDRESS] = layout.address_of(server)
+            values[command.NEXT_PORT] = server.port.to_bytes(2, "big")
+            values[command.ACCEPT_MAC] = accept_mac
+        context = layout.pack(command.SIZE, values)
         return loader.program_run(self._attachment.transition, context) == transition.DONE
 
     def _free(self, entry: Entry) -> bool:
@@ -296,20 +305,20 @@ def _entry_of(index: int, memory: bytes) -> Entry:
         return layout.read(memory, field)
 
     def server(slot: int) -> Endpoint:
-        return layout.endpoint_of(layout.read(memory, SERVER.ADDRESS, ENTRY.SERVERS.offset + slot))
+        base = ENTRY.SERVERS.offset + slot
+        return layout.endpoint_of(layout.raw(memory, SERVER.ADDRESS, base), layout.raw(memory, SERVER.PORT, base))
 
     word, flags = number(ENTRY.WORD), EntryFlag(number(ENTRY.FLAGS))
     state, slot = EntryState(word & layout.STATE_MASK), word & layout.SLOT_BIT
-    four_tuple = FourTuple(layout.endpoint_of(number(ENTRY.CLIENT)), layout.endpoint_of(number(ENTRY.ORIGINAL)))
     return Entry(
         index=index,
-        four_tuple=four_tuple,
+        four_tuple=layout.tuple_of(layout.raw(memory, ENTRY.SOCKET)),
         current=server(slot),
         next=server(slot ^ layout.SLOT_BIT) if state == EntryState.MIGRATING else None,
         state=state,
         closed=EntryFlag.CLOSED in flags,
         stale=EntryFlag.STALE in flags,
-        key=memory[ENTRY.KEY.offset : ENTRY.KEY.offset + ENTRY.KEY.size],
+        key=layout.raw(memory, ENTRY.KEY),
         attempt=word >> layout.ATTEMPT_SHIFT,
         rcv_nxt=number(ENTRY.RCV_NXT),
         snd_nxt=number(ENTRY.SND_NXT),

@@ -1,6 +1,6 @@
 """Control segments on the wire: raw sending, and receiving by AF_PACKET before the kernel's TCP would see them.
 
-IPv4. The tc programs of both hosts keep control segments from the kernel and let them pass unmapped.
+IPv4 and IPv6. The tc programs of both hosts keep control segments from the kernel and let them pass unmapped.
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from mtcp.linux.tcp_repair import RETURN_0, attach_filter
 from mtcp.wire import options
 from mtcp.wire.options import AnyOption
 
-ETH_P_ALL, ETH_P_IP = 0x0003, 0x0800
+ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
 PACKET_IGNORE_OUTGOING = 23
 SOL_PACKET = 263
-_IP = struct.Struct("!BBHHHBBH4s4s")
+_IPV4 = struct.Struct("!BBHHHBBH4s4s")
+_IPV6 = struct.Struct("!IHBB16s16s")
 _TCP = struct.Struct("!HHIIBBHHH")
 
 
@@ -57,7 +58,7 @@ def _checksum(data: bytes) -> int:
 
 
 def build(segment: Segment) -> bytes:
-    """The IPv4 packet; the kernel fills in the IP checksum and identification."""
+    """The IP packet; the kernel fills in IPv4's checksum and identification."""
     local, remote = segment.four_tuple
     option = options.encode(segment.option) if segment.option else b""
     option += b"\x01" * (-len(option) % 4)
@@ -65,18 +66,22 @@ def build(segment: Segment) -> bytes:
     header = _TCP.pack(
         local.port, remote.port, segment.seq, segment.ack, length // 4 << 4, segment.flags, segment.window, 0, 0
     )
-    pseudo = local.packed + remote.packed + struct.pack("!HH", socket.IPPROTO_TCP, length)
+    ends = local.packed, remote.packed
+    pseudo = b"".join(ends) + struct.pack("!HH", socket.IPPROTO_TCP, length)  # the same sum in both families
     checksum = _checksum(pseudo + header + option)
     tcp = header[:16] + struct.pack("!H", checksum) + header[18:] + option
-    return _IP.pack(0x45, 0, 20 + length, 0, 0x4000, 64, socket.IPPROTO_TCP, 0, local.packed, remote.packed) + tcp
+    if len(local.packed) == 4:
+        return _IPV4.pack(0x45, 0, 20 + length, 0, 0x4000, 64, socket.IPPROTO_TCP, 0, *ends) + tcp
+    return _IPV6.pack(6 << 28, length, socket.IPPROTO_TCP, 64, *ends) + tcp
 
 
 def parse(packet: bytes) -> Segment:
-    """Read an IPv4 packet whose first TCP option is ours; RemoteProtocolError when it is malformed."""
-    header_length = (packet[0] & 15) * 4 if packet else 0
+    """Read an IP packet whose first TCP option is ours; RemoteProtocolError when it is malformed."""
+    version = packet[0] >> 4 if packet else 0
+    header_length = _IPV6.size if version == 6 else (packet[0] & 15) * 4 if packet else 0
     if len(packet) < header_length + _TCP.size:
         raise RemoteProtocolError("control segment cut short; dropped")
-    source, destination = packet[12:16], packet[16:20]
+    source, destination = (packet[8:24], packet[24:40]) if version == 6 else (packet[12:16], packet[16:20])
     sport, dport, seq, ack, offset, flags, window, _, _ = _TCP.unpack_from(packet, header_length)
     option = options.decode(packet[header_length + _TCP.size : header_length + (offset >> 4) * 4])
     local = Endpoint(unpack_ip(destination), dport)
@@ -85,24 +90,34 @@ def parse(packet: bytes) -> Segment:
 
 
 # AF_PACKET/SOCK_DGRAM hands over from the IP header on: TCP, not a fragment, and 253/0x4D54 as the first option.
+# IPv6 extension headers are not looked behind: the tc programs do not either.
 _FILTER = (
     (0x28, 0, 0, 0xFFFFF000),  # A = Ethertype (SKF_AD_PROTOCOL)
-    (0x15, 0, 9, ETH_P_IP),
+    (0x15, 0, 4, ETH_P_IPV6),
+    (0x30, 0, 0, 6),  # A = next header
+    (0x15, 0, 14, socket.IPPROTO_TCP),
+    (0x01, 0, 0, _IPV6.size),  # X = length of the IP header
+    (0x05, 0, 0, 6),
+    (0x15, 0, 11, ETH_P_IP),
     (0x30, 0, 0, 9),  # A = protocol
-    (0x15, 0, 7, socket.IPPROTO_TCP),
+    (0x15, 0, 9, socket.IPPROTO_TCP),
     (0x28, 0, 0, 6),  # A = flags and fragment offset
-    (0x45, 5, 0, 0x1FFF),
+    (0x45, 7, 0, 0x1FFF),
     (0xB1, 0, 0, 0),  # X = length of the IP header
     (0x48, 0, 0, 20),  # A = kind and length of the first option
     (0x54, 0, 0, 0xFF00),
-    (0x15, 0, 1, options.KIND << 8),
-    (0x05, 0, 0, 1),
-    (0x06, 0, 0, 0),
+    (0x15, 0, 3, options.KIND << 8),
     (0x48, 0, 0, 22),  # A = ExID
-    (0x15, 1, 0, options.EXID),
-    (0x06, 0, 0, 0),
+    (0x15, 0, 1, options.EXID),
     (0x06, 0, 0, 0xFFFF),
+    (0x06, 0, 0, 0),
 )
+
+
+def _raw_socket(family: socket.AddressFamily) -> socket.socket:
+    sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
+    sock.setblocking(False)
+    return sock
 
 
 class ControlSegments:
@@ -110,8 +125,9 @@ class ControlSegments:
 
     def __init__(self) -> None:
         """PermissionError without CAP_NET_RAW."""
-        self._out = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW)
-        self._out.setblocking(False)
+        self._out = {4: _raw_socket(socket.AF_INET)}  # by the number of bytes of an address
+        with contextlib.suppress(OSError):  # a kernel without IPv6
+            self._out[16] = _raw_socket(socket.AF_INET6)
         # For all protocols, not IP alone: only such a socket sees a packet before tc does.
         self._in = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self._in.setblocking(False)
@@ -129,7 +145,8 @@ class ControlSegments:
 
     def send(self, segment: Segment) -> None:
         """Send now; OSError when there is no route."""
-        self._out.sendto(build(segment), (segment.four_tuple.remote.ip, 0))
+        remote = segment.four_tuple.remote
+        self._out[len(remote.packed)].sendto(build(segment), (remote.ip, 0))
 
     def receive(self) -> Iterator[Segment | RemoteProtocolError]:
         """Everything that has arrived; a malformed one comes as the error that says so."""
@@ -144,5 +161,5 @@ class ControlSegments:
                 yield error
 
     def close(self) -> None:
-        self._out.close()
-        self._in.close()
+        for sock in (*self._out.values(), self._in):
+            sock.close()

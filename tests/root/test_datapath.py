@@ -15,11 +15,11 @@ import pytest
 
 from mtcp.address import Endpoint, FourTuple
 from mtcp.linux.datapath import Datapath, DatapathError, EntryState, EventKind
+from mtcp.linux.sockdiag import SockDiag
+from mtcp.linux.tcp_repair import four_tuple_of
 from tests.root.two_hosts import (
-    CLIENT_IP,
+    FAMILIES,
     PORT,
-    S1_IP,
-    S2,
     Network,
     accept,
     begin,
@@ -41,9 +41,9 @@ pytestmark = pytest.mark.root
 CONTROL = b"\xfd\x06MT\x21\x00\x01\x01"  # subtype 2
 
 
-@pytest.fixture
-def network() -> Iterator[Network]:
-    with two_hosts() as made:
+@pytest.fixture(params=FAMILIES, ids=["ipv4", "ipv6"])
+def network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    with two_hosts(request.param) as made:
         yield made
 
 
@@ -78,7 +78,7 @@ def test_both_sides_know_the_same_connection(network: Network) -> None:
     assert entry.key == accepted.key != bytes(8)
     assert (entry.rcv_nxt, entry.snd_nxt) == (accepted.snd_nxt, accepted.rcv_nxt)
     assert entry.state is EntryState.TRACKED and not entry.moved and not entry.closed and entry.next is None
-    assert entry.four_tuple == tuple_of(client) and entry.current == Endpoint(S1_IP, PORT)
+    assert entry.four_tuple == tuple_of(client) and entry.current == network.s1
     assert select.select([c], [], [], 1)[0]
     assert [(e.kind, e.index) for e in c.events()] == [(EventKind.ESTABLISHED, entry.index)]
     assert not select.select([c], [], [], 0)[0]
@@ -114,20 +114,48 @@ def test_unlisten_and_no_keys_mean_plain(network: Network) -> None:
     assert c.find(tuple_of(network.connect(listener)[0])) is None
 
 
-def test_dual_stack_listener(network: Network) -> None:
-    c, s = network.attach()
-    with network.server.inside():
-        listener = network.kept(socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True))
+def test_dual_stack_listener_and_ipv4_in_ipv6_sockets() -> None:
+    """A connection is what its packets are, whatever its sockets are."""
+    with two_hosts() as network:
+        c, s = network.attach()
+        with network.server.inside():
+            listener = network.kept(socket.create_server(("::", PORT), family=socket.AF_INET6, dualstack_ipv6=True))
+        with network.client.inside():
+            ipv4 = network.kept(socket.create_connection((network.s1.ip, PORT), 5))
+            mapped = network.kept(socket.socket(socket.AF_INET6))
+        mapped.settimeout(5)
+        mapped.connect((f"::ffff:{network.s1.ip}", PORT))
+        for client in (ipv4, mapped):
+            server, _ = listener.accept()
+            address = Endpoint(network.client_ip, client.getsockname()[1])
+            entry = c.find(FourTuple(address, network.s1))
+            accepted = s.accepted(FourTuple(network.s1, address))
+            assert entry is not None and accepted is not None and entry.key == accepted.key
+            assert four_tuple_of(client) == entry.four_tuple == four_tuple_of(server).reversed
+            s2 = take_over(network, server)
+            accept(network, begin(c, entry, network.s2))
+            s2.sendall(b"down")
+            assert read_exactly(client, 4) == b"down"
+            client.sendall(b"up")
+            assert read_exactly(s2, 2) == b"up"
+            s2.close()
+            assert client.recv(1) == b""
+            client.close()
+            until(lambda i=entry.index: c.entry(i).closed)
+            server.close()
+
+
+def test_sock_diag_finds_sockets_of_both_families(network: Network) -> None:
+    client, _ = network.connect(network.listener())
     with network.client.inside():
-        client = network.kept(socket.create_connection((S1_IP, PORT), 5))
-        mapped = network.kept(socket.socket(socket.AF_INET6))
-    mapped.connect((f"::ffff:{S1_IP}", PORT))
-    for sock in (client, mapped):
-        listener.accept()[0].close()
-        address = Endpoint(CLIENT_IP, sock.getsockname()[1])
-        entry = c.find(FourTuple(address, Endpoint(S1_IP, PORT)))
-        accepted = s.accepted(FourTuple(Endpoint(S1_IP, PORT), address))
-        assert entry is not None and accepted is not None and entry.key == accepted.key
+        sockets = SockDiag()
+        network.stack.callback(sockets.close)
+    connection = tuple_of(client)
+    assert sockets.exists(connection)
+    assert not sockets.exists(FourTuple(connection.local, Endpoint(network.s2.ip, PORT)))
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # no TIME_WAIT
+    client.close()
+    assert not sockets.exists(connection)
 
 
 def test_entry_has_the_sockets_numbers(network: Network) -> None:
@@ -158,7 +186,7 @@ def test_control_segments_never_reach_the_kernel(network: Network) -> None:
     seen_by_client, seen_by_server = network.client.capture("c0"), network.server.capture("s0")
     raw_segment(network.server, remote, local, entry.rcv_nxt, entry.snd_nxt, 0x14, CONTROL)  # RST, ACK
     raw_segment(network.client, local, remote, entry.snd_nxt, entry.rcv_nxt, 0x14, CONTROL)
-    entry = begin(c, find(c, client), S2)  # they pass while migrating, too, and even with SYN
+    entry = begin(c, find(c, client), network.s2)  # they pass while migrating, too, and even with SYN
     raw_segment(network.client, local, remote, entry.snd_nxt, entry.rcv_nxt, 0x02, CONTROL)
     assert [x.flags for x in segments(seen_by_client) if x.sport == PORT] == [0x14]
     assert [x.flags for x in segments(seen_by_server) if x.dport == PORT] == [0x14, 0x02]
@@ -180,12 +208,12 @@ def test_remove_and_capacity(network: Network) -> None:
     assert read_exactly(plain_server, 1) == b"x"
     assert c.find(tuple_of(plain)) is None and len(c.entries()) == 2
     entry = find(c, pairs[0][0])
-    c.abort(begin(c, entry, S2))
+    c.abort(begin(c, entry, network.s2))
     c.remove(entry)
     c.remove(entry)  # nothing more happens
     assert c.find(entry.four_tuple) is None and len(c.entries()) == 1
     with pytest.raises(ValueError, match="read it again"):
-        begin(c, entry, S2)
+        begin(c, entry, network.s2)
     s.refill_keys()
     pairs[0][0].sendall(b"y")  # a removed connection is a plain one
     assert read_exactly(pairs[0][1], 1) == b"y"
@@ -207,7 +235,7 @@ def test_closed_and_stale(network: Network) -> None:
     until(lambda: c.entry(entry.index).closed)
     assert [(e.kind, e.index) for e in c.events()] == [(EventKind.CLOSED, entry.index)]
     with pytest.raises(ValueError, match="closed"):
-        begin(c, c.entry(entry.index), S2)
+        begin(c, c.entry(entry.index), network.s2)
     again, _ = network.connect(listener, 5555)  # the same 4-tuple: a new connection owns it
     new = find(c, again)
     assert c.entry(entry.index).stale and new.index != entry.index and new.key != entry.key
@@ -218,7 +246,7 @@ def test_closed_and_stale(network: Network) -> None:
     again.close()
     plain, _ = network.connect(listener, 5555)
     assert c.find(tuple_of(plain)) is None and c.entry(new.index).stale
-    assert s.accepted(FourTuple(Endpoint(S1_IP, PORT), Endpoint(CLIENT_IP, 5555))) is None
+    assert s.accepted(FourTuple(network.s1, Endpoint(network.client_ip, 5555))) is None
 
 
 def test_pins_outlive_the_agent(network: Network, tmp_path: Path) -> None:
@@ -230,7 +258,7 @@ def test_pins_outlive_the_agent(network: Network, tmp_path: Path) -> None:
     server.listen(PORT)
     c = network.client.attach("c0", pin_dir=pins, capacity=16)
     client, s1 = network.connect(network.listener())
-    entry = begin(c, find(c, client), S2)
+    entry = begin(c, find(c, client), network.s2)
     s2 = take_over(network, s1)
     accept(network, entry)
     s2.sendall(b"two")
@@ -239,7 +267,7 @@ def test_pins_outlive_the_agent(network: Network, tmp_path: Path) -> None:
     client.sendall(b"nobody is watching")
     assert read_exactly(s2, 18) == b"nobody is watching"
     c = network.client.attach("c0", pin_dir=pins)
-    assert c.capacity == 16 and c.entry(entry.index).current == S2
+    assert c.capacity == 16 and c.entry(entry.index).current == network.s2
     assert [e.kind for e in c.events()] == [EventKind.ESTABLISHED, EventKind.COMMITTED]
     c.remove(c.entry(entry.index))
     assert c.entries() == []
@@ -267,8 +295,8 @@ def test_errors_say_what_to_do(network: Network, tmp_path: Path) -> None:
 
 def test_repeated_synacks_carry_the_same_key(network: Network) -> None:
     _, s = network.attach()
-    network.listener()
-    ghost, server = Endpoint("10.77.0.9", 7777), Endpoint(S1_IP, PORT)  # nobody is there to answer
+    network.connect(network.listener())  # so that the client knows the server's address on the link
+    ghost, server = Endpoint(network.ghost_ip, 7777), network.s1  # nobody is there to answer
     run("ip", "-n", network.server.name, "neigh", "add", ghost.ip, "lladdr", "02:00:00:00:00:09", "dev", "s0")
     tap = network.server.capture("s0")
     capable = b"\xfd\x08MT\x11\0\0\0"
@@ -283,8 +311,8 @@ def test_repeated_synacks_carry_the_same_key(network: Network) -> None:
 
 def test_unknown_versions_and_lengths_get_plain_answers(network: Network) -> None:
     network.attach()
-    network.listener()
-    ghost, server = "10.77.0.9", Endpoint(S1_IP, PORT)
+    network.connect(network.listener())  # so that the client knows the server's address on the link
+    ghost, server = network.ghost_ip, network.s1
     run("ip", "-n", network.server.name, "neigh", "add", ghost, "lladdr", "02:00:00:00:00:09", "dev", "s0")
     tap = network.server.capture("s0")
     options = (b"\xfd\x08MT\x12\0\0\0", b"\xfd\x0cMT\x11" + bytes(7), b"\xfd\x08MU\x11\0\0\0", b"\xfd\x04MT")

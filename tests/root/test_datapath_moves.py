@@ -19,9 +19,7 @@ from mtcp.address import Endpoint
 from mtcp.linux.datapath import Entry, EntryState, EventKind
 from mtcp.wire import options
 from tests.root.two_hosts import (
-    PORT,
-    S1_IP,
-    S2,
+    FAMILIES,
     TCP_REPAIR,
     Network,
     accept,
@@ -40,32 +38,34 @@ from tests.root.two_hosts import (
 pytestmark = pytest.mark.root
 
 
-@pytest.fixture
-def network() -> Iterator[Network]:
-    with two_hosts() as made:
+@pytest.fixture(params=FAMILIES, ids=["ipv4", "ipv6"])
+def network(request: pytest.FixtureRequest) -> Iterator[Network]:
+    with two_hosts(request.param) as made:
         yield made
 
 
 def test_begin_holds_both_ways_and_abort_lets_go(network: Network) -> None:
     c, _ = network.attach()
     client, server = network.connect(network.listener())
-    entry = begin(c, find(c, client), S2)
-    assert (entry.state, entry.next, entry.attempt) == (EntryState.MIGRATING, S2, 1)
+    entry = begin(c, find(c, client), network.s2)
+    assert (entry.state, entry.next, entry.attempt) == (EntryState.MIGRATING, network.s2, 1)
     client.sendall(b"up")
     server.sendall(b"down")
     assert silent(server) and silent(client)
     counters = c.entry(entry.index).counters
     assert counters["held"] > 0 and counters["deaf_dropped"] > 0
     with pytest.raises(ValueError, match="MIGRATING"):
-        begin(c, c.entry(entry.index), S2)
+        begin(c, c.entry(entry.index), network.s2)
     assert c.abort(entry) and c.abort(entry)
     assert c.entry(entry.index).state is EntryState.TRACKED
     assert read_exactly(client, 4) == b"down" and read_exactly(server, 2) == b"up"
     with pytest.raises(ValueError, match="already at"):
-        begin(c, c.entry(entry.index), Endpoint(S1_IP, PORT))
+        begin(c, c.entry(entry.index), network.s1)
+    with pytest.raises(ValueError, match="address family"):
+        begin(c, c.entry(entry.index), Endpoint("192.0.2.1" if ":" in network.s1.ip else "2001:db8::1", 80))
     with pytest.raises(ValueError, match="read it again"):
-        begin(c, find_stale_word(entry), S2)
-    assert begin(c, c.entry(entry.index), S2).attempt == 2
+        begin(c, find_stale_word(entry), network.s2)
+    assert begin(c, c.entry(entry.index), network.s2).attempt == 2
 
 
 def find_stale_word(entry: Entry) -> Entry:
@@ -80,11 +80,11 @@ def test_accept_of_the_next_server_commits(network: Network) -> None:
     assert read_exactly(client, 3) == b"one"
     until(lambda: find(c, client).rcv_nxt == numbers(client)[0])
     c.events()
-    entry = begin(c, find(c, client), S2)
+    entry = begin(c, find(c, client), network.s2)
     s2 = take_over(network, s1)
     client.sendall(b"held")
     for flags in (0x04, 0x14, 0x12, 0x10):  # RST, RST+ACK, SYN+ACK; of an earlier time, an ACK: no commit
-        raw_segment(network.server, S2, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, flags, b"")
+        raw_segment(network.server, network.s2, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, flags, b"")
     accept(network, dataclasses.replace(entry, attempt=entry.attempt - 1))
     accept(network, dataclasses.replace(entry, next=entry.current))
     time.sleep(0.05)
@@ -96,14 +96,14 @@ def test_accept_of_the_next_server_commits(network: Network) -> None:
     assert read_exactly(client, 3) == b"two"
     assert read_exactly(s2, 4) == b"held"
     moved = c.entry(entry.index)
-    assert (moved.state, moved.current, moved.next, moved.moved) == (EntryState.TRACKED, S2, None, True)
+    assert (moved.state, moved.current, moved.next, moved.moved) == (EntryState.TRACKED, network.s2, None, True)
     assert before < moved.committed_at_ns < time.monotonic_ns()
     assert [(e.kind, e.index) for e in c.events()] == [(EventKind.COMMITTED, entry.index)]
     assert not c.abort(entry)
     assert find(c, client) == c.entry(entry.index)
-    assert client.getpeername() == (S1_IP, PORT)
+    assert client.getpeername()[:2] == network.s1
     s1.sendall(b"late")  # the old server is not heard any more, its reset neither
-    raw_segment(network.server, Endpoint(S1_IP, PORT), entry.four_tuple.local, moved.rcv_nxt, 0, 0x04, b"")
+    raw_segment(network.server, network.s1, entry.four_tuple.local, moved.rcv_nxt, 0, 0x04, b"")
     assert silent(client)
     counters = c.entry(entry.index).counters
     assert counters["other_dropped"] > 0 and counters["rst_dropped"] == 3
@@ -116,13 +116,13 @@ def test_accept_of_the_next_server_commits(network: Network) -> None:
 def test_aborted_attempt_cannot_commit(network: Network) -> None:
     c, _ = network.attach()
     client, s1 = network.connect(network.listener())
-    entry = begin(c, find(c, client), S2)
+    entry = begin(c, find(c, client), network.s2)
     s2 = take_over(network, s1)
     assert c.abort(entry)
     accept(network, entry)
     s2.sendall(b"two")
     assert silent(client)
-    assert c.entry(entry.index).current == Endpoint(S1_IP, PORT)
+    assert c.entry(entry.index).current == network.s1
     s1.sendall(b"one")
     assert read_exactly(client, 3) == b"one"
     client.sendall(b"up")
@@ -133,7 +133,7 @@ def test_forged_accept_does_not_commit(network: Network) -> None:
     """Addresses, ports and attempt are right, as an attacker off the path could guess them; the MAC is not."""
     c, _ = network.attach()
     client, _ = network.connect(network.listener())
-    entry = begin(c, find(c, client), S2)
+    entry = begin(c, find(c, client), network.s2)
     right = options.Accept(entry.attempt).signed(entry.key).mac
     for mac in (bytes(8), right[:7] + bytes([right[7] ^ 1]), bytes([right[0] ^ 128]) + right[1:]):
         accept(network, entry, mac)
@@ -142,11 +142,11 @@ def test_forged_accept_does_not_commit(network: Network) -> None:
     assert c.entry(entry.index).word == entry.word
     assert [e.kind for e in c.events()] == [EventKind.ESTABLISHED]
     assert c.abort(entry)
-    again = begin(c, find(c, client), S2)  # the MAC of an attempt is no good for the next one
+    again = begin(c, find(c, client), network.s2)  # the MAC of an attempt is no good for the next one
     accept(network, again, right)
     until(lambda: c.entry(entry.index).counters["bad_mac"] == 5)
     accept(network, again)
-    until(lambda: c.entry(entry.index).current == S2)
+    until(lambda: c.entry(entry.index).current == network.s2)
 
 
 def test_abort_and_commit_exclude_each_other(network: Network) -> None:
@@ -156,7 +156,7 @@ def test_abort_and_commit_exclude_each_other(network: Network) -> None:
     outcomes = set()
     for round_number in range(60):
         entry = find(c, client)
-        other = S2 if entry.current == home else home
+        other = network.s2 if entry.current == home else home
         entry = begin(c, entry, other)
         send = threading.Thread(target=accept, args=(network, entry))
         send.start()
@@ -173,20 +173,20 @@ def test_abort_and_commit_exclude_each_other(network: Network) -> None:
 
 def test_another_connection_to_the_next_server_forbids_the_move(network: Network) -> None:
     c, s = network.attach()
-    s.listen(S2.port)
+    s.listen(network.s2.port)
     client, _ = network.connect(network.listener(), 5556)
     with network.server.inside():
-        second = network.kept(socket.create_server(S2))
+        second = network.kept(socket.create_server(network.s2, family=network.family))
     network.connect(second, 5556)
     with pytest.raises(ValueError, match="another connection"):
-        begin(c, find(c, client), S2)
+        begin(c, find(c, client), network.s2)
 
 
 def test_bulk_in_both_directions_after_a_move(network: Network) -> None:
     """Large packets (GSO, GRO) and checksums: byte for byte."""
     c, _ = network.attach()
     client, s1 = network.connect(network.listener())
-    entry = begin(c, find(c, client), S2)
+    entry = begin(c, find(c, client), network.s2)
     s2 = take_over(network, s1)
     accept(network, entry)
     data = os.urandom(16 << 20)
@@ -208,7 +208,7 @@ def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) 
     before = find(c, client)
     s1.sendall(b"one")
     assert read_exactly(client, 3) == b"one"
-    entry = begin(c, find(c, client), S2)
+    entry = begin(c, find(c, client), network.s2)
     assert entry.rcv_nxt == before.rcv_nxt
     s2 = take_over(network, s1, repeat=3)
     accept(network, entry)
@@ -220,7 +220,7 @@ def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) 
         assert find(c, client).rcv_nxt == sent
     assert read_exactly(client, 3) == b"two"
     assert find(c, client).counters["clamped"] > 0
-    acknowledged = {seq.diff(x.ack, before.rcv_nxt) for x in segments(tap) if x.destination == S2.ip}
+    acknowledged = {seq.diff(x.ack, before.rcv_nxt) for x in segments(tap) if x.destination == network.s2.ip}
     assert acknowledged == {1, 3, 6}
 
 
@@ -233,7 +233,7 @@ def test_there_and_back_and_on(network: Network) -> None:
     """Moves one after another use the two slots in turn, the original server among them."""
     c, _ = network.attach()
     client, server = network.connect(network.listener())
-    places = [Endpoint(S2.ip, 9001), Endpoint(S2.ip, 9002), Endpoint(S1_IP, PORT), Endpoint(S1_IP, 9003)]
+    places = [Endpoint(network.s2.ip, 9001), Endpoint(network.s2.ip, 9002), network.s1, Endpoint(network.s1.ip, 9003)]
     for attempt, place in enumerate(places, 1):
         entry = begin(c, find(c, client), place)
         old, server = server, take_over(network, server, place)

@@ -15,17 +15,21 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from mtcp import seq
-from mtcp.address import Endpoint, FourTuple
+from mtcp.address import Endpoint, FourTuple, unpack_ip
+from mtcp.linux import tcp_repair
 from mtcp.linux.datapath import Datapath, Entry
 from mtcp.wire import options
 
-CLIENT_IP, S1_IP, S2_IP = "10.77.0.1", "10.77.0.2", "10.77.0.3"
-PORT = 8000
-S2 = Endpoint(S2_IP, 9000)  # another port, too
+PORT, S2_PORT = 8000, 9000
+ADDRESSES = {  # of the client, of both servers, and of nobody; the length of the network's prefix
+    socket.AF_INET: ("10.77.0.1", "10.77.0.2", "10.77.0.3", "10.77.0.9", "24"),
+    socket.AF_INET6: ("fd77::1", "fd77::2", "fd77::3", "fd77::9", "64"),
+}
+FAMILIES = list(ADDRESSES)
 CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
-IP_TRANSPARENT = 19
+IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 TCP_REPAIR, REPAIR_QUEUE, QUEUE_SEQ, REPAIR_OPTIONS, TIMESTAMP, REPAIR_WINDOW = 19, 20, 21, 22, 24, 29
 RECV_QUEUE, SEND_QUEUE = 1, 2
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -98,17 +102,25 @@ def made_host(role: str) -> Iterator[Host]:
 class Network:
     """Client and server host, their datapaths, and whatever has to be closed."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.stack = stack
+    def __init__(self, stack: contextlib.ExitStack, family: socket.AddressFamily) -> None:
+        self.stack, self.family = stack, family
+        self.client_ip, s1_ip, s2_ip, self.ghost_ip, _ = ADDRESSES[family]
+        self.s1, self.s2 = Endpoint(s1_ip, PORT), Endpoint(s2_ip, S2_PORT)
         self.client, self.server = (stack.enter_context(made_host(role)) for role in ("client", "server"))
         run(
             *("ip", "link", "add", "c0", "netns", self.client.name, "type", "veth"),
             *("peer", "name", "s0", "netns", self.server.name),
         )
-        for host, interface, addresses in ((self.client, "c0", [CLIENT_IP]), (self.server, "s0", [S1_IP, S2_IP])):
-            for address in addresses:
-                run("ip", "-n", host.name, "address", "add", f"{address}/24", "dev", interface)
+        for host, interface in ((self.client, "c0"), (self.server, "s0")):
             run("ip", "-n", host.name, "link", "set", interface, "up")
+        for client, s1, s2, _, prefix in ADDRESSES.values():
+            for host, interface, address in (
+                (self.client, "c0", client),
+                (self.server, "s0", s1),
+                (self.server, "s0", s2),
+            ):
+                nodad = ["nodad"] if ":" in address else []
+                run("ip", "-n", host.name, "address", "add", f"{address}/{prefix}", "dev", interface, *nodad)
 
     def attach(self, capacity: int = 64) -> tuple[Datapath, Datapath]:
         """Datapaths on both hosts; PORT is registered."""
@@ -123,15 +135,15 @@ class Network:
 
     def listener(self, port: int = PORT) -> socket.socket:
         with self.server.inside():
-            listener = socket.create_server((S1_IP, port))
+            listener = socket.create_server((self.s1.ip, port), family=self.family)
         return self.kept(listener)
 
     def connect(self, listener: socket.socket, source_port: int = 0) -> tuple[socket.socket, socket.socket]:
         """Client's and server's socket of a new connection."""
         with self.client.inside():
-            client = self.kept(socket.socket())
+            client = self.kept(socket.socket(self.family))
         client.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        client.bind((CLIENT_IP, source_port))
+        client.bind((self.client_ip, source_port))
         client.settimeout(5)
         client.connect(listener.getsockname())
         server, _ = listener.accept()
@@ -144,13 +156,13 @@ class Network:
 
 
 @contextlib.contextmanager
-def two_hosts() -> Iterator[Network]:
+def two_hosts(family: socket.AddressFamily = socket.AF_INET) -> Iterator[Network]:
     with contextlib.ExitStack() as stack:
-        yield Network(stack)
+        yield Network(stack, family)
 
 
 def tuple_of(sock: socket.socket) -> FourTuple:
-    return FourTuple(Endpoint(*sock.getsockname()), Endpoint(*sock.getpeername()))
+    return FourTuple(Endpoint(*sock.getsockname()[:2]), Endpoint(*sock.getpeername()[:2]))
 
 
 def find(datapath: Datapath, sock: socket.socket) -> Entry:
@@ -186,8 +198,10 @@ class Segment:
     """A captured TCP segment."""
 
     def __init__(self, frame: bytes) -> None:
-        self.source, self.destination = socket.inet_ntoa(frame[26:30]), socket.inet_ntoa(frame[30:34])
-        tcp = frame[34:]
+        ipv6 = frame[14] >> 4 == 6
+        ends, tcp = (frame[22:54], frame[54:]) if ipv6 else (frame[26:34], frame[34:])
+        half = len(ends) // 2
+        self.source, self.destination = unpack_ip(ends[:half]), unpack_ip(ends[half:])
         self.sport, self.dport, self.seq, self.ack, offset, self.flags, self.window = struct.unpack_from(
             "!HHIIBBH", tcp
         )
@@ -203,7 +217,7 @@ def segments(tap: socket.socket) -> list[Segment]:
     with contextlib.suppress(TimeoutError):
         while True:
             frame = tap.recv(1 << 17)
-            if frame[12:14] == b"\x08\x00" and frame[23] == 6:
+            if (frame[12:14], frame[23]) == (b"\x08\x00", 6) or (frame[12:14], frame[20]) == (b"\x86\xdd", 6):
                 found.append(Segment(frame))
     return found
 
@@ -237,7 +251,7 @@ def numbers(sock: socket.socket) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def take_over(network: Network, old: socket.socket, new: Endpoint = S2, repeat: int = 0) -> socket.socket:
+def take_over(network: Network, old: socket.socket, new: Endpoint | None = None, repeat: int = 0) -> socket.socket:
     """A socket of another server address that goes on `repeat` bytes before where `old` stopped."""
     tcp = socket.IPPROTO_TCP
     rcv_nxt, snd_nxt = numbers(old)
@@ -246,16 +260,17 @@ def take_over(network: Network, old: socket.socket, new: Endpoint = S2, repeat: 
     info = old.getsockopt(tcp, socket.TCP_INFO, 8)
     scales = (info[6] & 15) | (info[6] >> 4) << 16
     with network.server.inside():
-        sock = network.kept(socket.socket())
+        sock = network.kept(socket.socket(network.family))
+    mss = old.getsockopt(tcp, socket.TCP_MAXSEG)
     with repaired(sock):
-        sock.bind(new)
+        sock.bind(new or network.s2)
         for queue, number in ((SEND_QUEUE, seq.add(snd_nxt, -repeat)), (RECV_QUEUE, rcv_nxt)):
             sock.setsockopt(tcp, REPAIR_QUEUE, queue)
             sock.setsockopt(tcp, QUEUE_SEQ, struct.pack("I", number))
         sock.setsockopt(tcp, TIMESTAMP, old.getsockopt(tcp, TIMESTAMP))
-        sock.setsockopt(tcp, socket.TCP_MAXSEG, 1460)
-        sock.connect(old.getpeername())
-        sock.setsockopt(tcp, REPAIR_OPTIONS, struct.pack("8I", 2, 1460, 3, scales, 4, 0, 8, 0))
+        sock.setsockopt(tcp, socket.TCP_MAXSEG, mss)
+        sock.connect(tuple(tcp_repair.four_tuple_of(old).remote))
+        sock.setsockopt(tcp, REPAIR_OPTIONS, struct.pack("8I", 2, mss, 3, scales, 4, 0, 8, 0))
         sock.setsockopt(tcp, REPAIR_WINDOW, window)
     sock.settimeout(5)
     return sock
@@ -286,7 +301,10 @@ def raw_segment(
     total = sum(struct.unpack(f"!{len(pseudo + tcp) // 2}H", pseudo + tcp))
     total = (total & 0xFFFF) + (total >> 16)
     tcp = tcp[:16] + struct.pack("!H", ~(total + (total >> 16)) & 0xFFFF) + tcp[18:]
-    with host.inside(), socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
-        sock.setsockopt(socket.IPPROTO_IP, IP_TRANSPARENT, 1)  # other hosts' addresses, too
+    ipv6 = len(source.packed) == 16
+    family = socket.AF_INET6 if ipv6 else socket.AF_INET
+    transparent = (socket.IPPROTO_IPV6, IPV6_TRANSPARENT) if ipv6 else (socket.IPPROTO_IP, IP_TRANSPARENT)
+    with host.inside(), socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP) as sock:
+        sock.setsockopt(*transparent, 1)  # other hosts' addresses, too
         sock.bind((source.ip, 0))
         sock.sendto(tcp, (destination.ip, 0))

@@ -78,10 +78,15 @@ def test_commit_and_abort_exchange_the_same_word() -> None:
     assert migrating ^ layout.ABORT_XOR == migrating - layout.EntryState.MIGRATING + layout.EntryState.TRACKED
 
 
-def test_endpoints_and_keys() -> None:
-    endpoint = Endpoint("192.0.2.1", 443)
-    assert layout.endpoint_of(layout.endpoint_number(endpoint)) == endpoint
-    key = layout.tuple_key(FourTuple(endpoint, Endpoint("10.0.0.2", 258)))
-    assert key == bytes([192, 0, 2, 1, 10, 0, 0, 2, 1, 187, 1, 2])
-    with pytest.raises(ValueError, match="not IPv4"):
-        layout.tuple_key(FourTuple(endpoint, Endpoint("2001:db8::1", 1)))
+@pytest.mark.parametrize(
+    ("one", "other", "key"),
+    [
+        ("192.0.2.1", "10.0.0.2", "00000000000000000000ffff c0000201 00000000000000000000ffff 0a000002 01bb 0102"),
+        ("2001:db8::1", "::2", "20010db8000000000000000000000001 00000000000000000000000000000002 01bb 0102"),
+    ],
+)
+def test_connections_and_keys(one: str, other: str, key: str) -> None:
+    connection = FourTuple(Endpoint(one, 443), Endpoint(other, 258))
+    assert layout.tuple_key(connection) == bytes.fromhex(key)
+    assert layout.tuple_of(bytes.fromhex(key)) == connection
+    assert len(bytes.fromhex(key)) == layout.TUPLE.SIZE

@@ -1,8 +1,9 @@
-"""Control segments as IPv4 packets."""
+"""Control segments as IP packets."""
 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import struct
 
 import pytest
@@ -25,6 +26,13 @@ _TCP = "c350 0050 11223344 00000000 c0 02 01f6 %s 0000"
 _OPTION = "fd1c4d54 2100 0a000001 0050 00000005 00000007 6d6163206d616320"
 
 
+CLIENT6, SERVER6 = Endpoint("2001:db8::9", 50000), Endpoint("2001:db8::2", 80)
+OLD6 = Endpoint("2001:db8:ffff:ffff:ffff:ffff:ffff:1", 80)
+_IP6 = "60000000 003c 06 40 20010db8000000000000000000000009 20010db8000000000000000000000002"
+_TCP6 = "c350 0050 11223344 00000000 f0 02 01f6 %s 0000"
+_OPTION6 = "fd284d54 2101 20010db8ffffffffffffffffffff0001 0050 00000005 00000007 6d6163206d616320"
+
+
 def internet_sum(data: bytes) -> int:
     """One's complement sum, 0xFFFF over a header with a right checksum (RFC 1071)."""
     total: int = sum(struct.unpack(f"!{len(data) // 2}H", data))
@@ -37,6 +45,18 @@ def test_bytes() -> None:
     packet = segments.build(SYN)
     checksum = packet[36:38].hex()
     assert packet == bytes.fromhex(_IP + _TCP % checksum + _OPTION)
+
+
+def test_bytes_of_ipv6() -> None:
+    """A MIGRATE with IPv6 addresses takes all the room for options that a TCP header has."""
+    syn = dataclasses.replace(SYN, four_tuple=FourTuple(CLIENT6, SERVER6), option=Migrate(OLD6, 5, 7, b"mac mac "))
+    packet = segments.build(syn)
+    assert packet == bytes.fromhex(_IP6 + _TCP6 % packet[56:58].hex() + _OPTION6)
+    assert internet_sum(packet[8:40] + struct.pack("!II", 60, 6) + packet[40:]) == 0xFFFF
+    assert segments.parse(packet) == dataclasses.replace(syn, four_tuple=FourTuple(SERVER6, CLIENT6))
+    for length in range(len(packet)):
+        with pytest.raises(RemoteProtocolError):
+            segments.parse(packet[:length])
 
 
 @given(st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFFFFFF), st.integers(0, 0xFFFF), st.integers(0, 0xFFFF))

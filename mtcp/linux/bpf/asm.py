@@ -43,6 +43,8 @@ class Helper(IntEnum):
     L3_CSUM_REPLACE = 10
     L4_CSUM_REPLACE = 11
     SKB_LOAD_BYTES = 26
+    CSUM_DIFF = 28
+    CSUM_UPDATE = 40
     GET_SOCKET_COOKIE = 46
     SETSOCKOPT = 49
     SOCK_OPS_CB_FLAGS_SET = 59
@@ -60,6 +62,10 @@ class Field(NamedTuple):
 
     offset: int
     size: int
+
+    def part(self, field: Field) -> Field:
+        """A field of the struct that lies here."""
+        return Field(self.offset + field.offset, field.size)
 
 
 class AsmError(ValueError):

@@ -2,12 +2,12 @@
 
 Numbers are in the machine's byte order unless called raw: raw fields hold the bytes of the packet.
 
-**An endpoint** is one u64, so that a CPU reads address and port in one piece:
-raw port << 32 | raw IPv4 address, both as a native load of the packet's bytes gives them.
+**An address** has 16 bytes, as in an IPv6 packet; IPv4 is the mapped ::ffff:a.b.c.d (RFC 4291), whatever the family of
+the socket. So there is one kind of key, of entry and of program for both.
 
 **The state word.** Everything that decides where a segment goes is in one u32, changed by compare-and-exchange only:
 
-    bits 0-3  EntryState      bit 4  which of the two server slots is current      bits 8-31  attempt
+    bits 0-3  EntryState      bit 5  which of the two server slots is current      bits 8-31  attempt
 
 A program loads it once and acts on that value. The move commits when the ingress program exchanges
 (attempt, slot, MIGRATING) for (attempt, other slot, TRACKED); abort exchanges the same word for (attempt, slot,
@@ -15,25 +15,21 @@ TRACKED): one of the two fails. As slot and state change together no CPU can see
 server. `begin` writes the slot that is not current *before* it exchanges TRACKED for MIGRATING, so whoever sees
 MIGRATING sees the new server and the MAC of its ACCEPT, too (the exchange is a full barrier). The attempt number keeps
 a slow CPU from committing an attempt that was aborted and begun anew with another server. A CPU which is so slow that
-it uses a TRACKED word of before a commit when the next `begin` has already overwritten that slot compares with, or
-sends to, the server that is `next`; such a segment is dropped or answered by a RST, which is dropped. Both heal as a
-loss does.
-
-IPv6 will be a second pair of hash maps with 36-byte keys, and entries with 16-byte addresses.
+it uses a TRACKED word of before a commit when the next `begin` has already overwritten that slot does not recognise the
+sender and drops its segment; before it sends to a server it looks at the word again, and drops the segment if it is
+another. Both heal as a loss does.
 """
 
 from __future__ import annotations
 
-import socket
 import struct
-import sys
 from enum import IntEnum, IntFlag
 from typing import NamedTuple
 
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
-LAYOUT_VERSION = 2  # part of the names of maps; raise it whenever anything below changes
+LAYOUT_VERSION = 3  # part of the names of maps; raise it whenever anything below changes
 
 # -- TCP option (PROTOCOL.md, set-up) --
 
@@ -48,6 +44,9 @@ SYNACK_OPTION_LENGTH = 16
 KEY_LENGTH = 8
 
 
+MAPPED_PREFIX = bytes(10) + b"\xff\xff"  # of an IPv4 address in 16 bytes
+
+
 class EntryState(IntEnum):
     """Who may speak. Whether the connection was moved is not a state: then current is not the original server."""
 
@@ -57,7 +56,7 @@ class EntryState(IntEnum):
 
 
 STATE_MASK = 0x0F
-SLOT_BIT = 0x10  # equals SERVER.SIZE, so that `word & SLOT_BIT` is the current slot's offset
+SLOT_BIT = 0x20  # equals SERVER.SIZE, so that `word & SLOT_BIT` is the current slot's offset
 ATTEMPT_SHIFT = 8
 COMMIT_XOR = SLOT_BIT | EntryState.MIGRATING ^ EntryState.TRACKED
 ABORT_XOR = EntryState.MIGRATING ^ EntryState.TRACKED
@@ -71,43 +70,43 @@ class EntryFlag(IntFlag):
 class SERVER:
     """A server slot in an entry."""
 
-    SIZE = 16
-    ADDRESS = Field(0, 8)  # endpoint
-    SEQ_MAX = Field(8, 4)  # end of what this server has been seen to send: acknowledgements never pass it
+    SIZE = 32
+    ADDRESS = Field(0, 16)
+    PORT = Field(16, 2)  # raw
+    SEQ_MAX = Field(20, 4)  # end of what this server has been seen to send: acknowledgements never pass it
 
 
 class ENTRY:
     """A connection of this client."""
 
-    SIZE = 192
+    SIZE = 256
     WORD = Field(0, 4)
     FLAGS = Field(4, 4)  # EntryFlag
     KEY = Field(8, 8)  # as in the SYN-ACK
     COOKIE = Field(16, 8)  # of the socket; tells connections apart that use the same entry one after another
-    CLIENT = Field(24, 8)  # endpoint
-    ORIGINAL = Field(32, 8)  # endpoint: the server as the socket knows it
-    SERVERS = Field(40, 32)  # two SERVER slots: current and next or previous
-    RCV_NXT = Field(72, 4)  # latest acknowledgement that went out, as the server saw it
-    SND_NXT = Field(76, 4)  # end of what went out
-    WINDOW = Field(80, 4)  # unscaled, of the segment that RCV_NXT is from
-    TCP_FLAGS = Field(84, 4)  # all that went out, or-ed
-    LAST_SEEN = Field(88, 8)  # CLOCK_MONOTONIC, ns: last segment in either direction
-    COMMITTED_AT = Field(96, 8)  # CLOCK_MONOTONIC, ns; 0: never
-    EGRESS = Field(104, 8)  # counters of segments (GSO packets count once)
-    INGRESS = Field(112, 8)
-    HELD = Field(120, 8)
-    DEAF_DROPPED = Field(128, 8)
-    OTHER_DROPPED = Field(136, 8)
-    RST_DROPPED = Field(144, 8)
-    CLAMPED = Field(152, 8)
-    BAD_MAC = Field(160, 8)
-    ACCEPT_MAC = Field(168, 8)  # raw: of the ACCEPT that may commit this attempt
+    SERVERS = Field(24, 64)  # two SERVER slots: current and next or previous
+    SOCKET = Field(88, 36)  # TUPLE: the connection as the socket knows it, with the original server
+    RCV_NXT = Field(124, 4)  # latest acknowledgement that went out, as the server saw it
+    SND_NXT = Field(128, 4)  # end of what went out
+    WINDOW = Field(132, 4)  # unscaled, of the segment that RCV_NXT is from
+    TCP_FLAGS = Field(136, 4)  # all that went out, or-ed
+    LAST_SEEN = Field(144, 8)  # CLOCK_MONOTONIC, ns: last segment in either direction
+    COMMITTED_AT = Field(152, 8)  # CLOCK_MONOTONIC, ns; 0: never
+    ACCEPT_MAC = Field(160, 8)  # raw: of the ACCEPT that may commit this attempt
+    EGRESS = Field(168, 8)  # counters of segments (GSO packets count once)
+    INGRESS = Field(176, 8)
+    HELD = Field(184, 8)
+    DEAF_DROPPED = Field(192, 8)
+    OTHER_DROPPED = Field(200, 8)
+    RST_DROPPED = Field(208, 8)
+    CLAMPED = Field(216, 8)
+    BAD_MAC = Field(224, 8)
 
 
 COUNTERS: dict[str, Field] = {
     "egress": ENTRY.EGRESS,  # segments that the socket sent
     "ingress": ENTRY.INGRESS,  # segments that came for it
-    "held": ENTRY.HELD,  # dropped while migrating; the kernel sends them again
+    "held": ENTRY.HELD,  # dropped while migrating, or as the move commits; the kernel sends them again
     "deaf_dropped": ENTRY.DEAF_DROPPED,  # from the current server while migrating
     "other_dropped": ENTRY.OTHER_DROPPED,  # from a server that is not current, and SYNs of the next one
     "rst_dropped": ENTRY.RST_DROPPED,  # RST of a server that is not current
@@ -143,23 +142,24 @@ class ACCEPTED:
 class COMMAND:
     """Context of the control program: what the agent asks for, and what it expects to find."""
 
-    SIZE = 40
+    SIZE = 48
     INDEX = Field(0, 4)
     EXPECTED = Field(4, 4)  # the state word the agent saw
     REPLACEMENT = Field(8, 4)  # the state word it wants
+    NEXT_PORT = Field(12, 2)  # raw; 0: leave the slot that is not current
     COOKIE = Field(16, 8)
-    NEXT = Field(24, 8)  # endpoint to put into the slot that is not current; 0: leave it
-    ACCEPT_MAC = Field(32, 8)  # raw: goes with NEXT
+    NEXT_ADDRESS = Field(24, 16)  # what goes into that slot
+    ACCEPT_MAC = Field(40, 8)  # raw: goes with it
 
 
 class TUPLE:
     """Key of all connection maps, in the order of a packet's bytes: source (or local) first."""
 
-    SIZE = 12
-    SOURCE_IP = Field(0, 4)
-    DESTINATION_IP = Field(4, 4)
-    SOURCE_PORT = Field(8, 2)
-    DESTINATION_PORT = Field(10, 2)
+    SIZE = 36
+    SOURCE_IP = Field(0, 16)
+    DESTINATION_IP = Field(16, 16)
+    SOURCE_PORT = Field(32, 2)
+    DESTINATION_PORT = Field(34, 2)
 
 
 class Maps(NamedTuple):
@@ -185,31 +185,40 @@ def read(memory: memoryview | bytes, field: Field, base: int = 0) -> int:
     return value
 
 
-def pack(size: int, values: dict[Field, int]) -> bytes:
-    """A struct of `size` bytes with these fields set and all others 0."""
+def raw(memory: memoryview | bytes, field: Field, base: int = 0) -> bytes:
+    """The field's bytes in the struct that begins at `base`."""
+    return bytes(memory[base + field.offset : base + field.offset + field.size])
+
+
+def pack(size: int, values: dict[Field, int | bytes]) -> bytes:
+    """A struct of `size` bytes with these fields set to numbers or raw bytes, and all others 0."""
     memory = bytearray(size)
     for field, value in values.items():
-        _NUMBERS[field.size].pack_into(memory, field.offset, value)
+        if isinstance(value, bytes):
+            memory[field.offset : field.offset + field.size] = value
+        else:
+            _NUMBERS[field.size].pack_into(memory, field.offset, value)
     return bytes(memory)
 
 
-def endpoint_number(endpoint: Endpoint) -> int:
-    """The u64 form. ValueError unless the address is IPv4."""
-    if len(endpoint.packed) != 4:
-        raise ValueError(f"{endpoint} is not IPv4")
-    address, port = struct.unpack("=IH", endpoint.packed + struct.pack("!H", endpoint.port))
-    return int(port) << 32 | int(address)
+def address_of(endpoint: Endpoint) -> bytes:
+    """The 16 bytes of the endpoint's address."""
+    packed = endpoint.packed
+    return packed if len(packed) == 16 else MAPPED_PREFIX + packed
 
 
-def endpoint_of(number: int) -> Endpoint:
-    """The reverse of `endpoint_number`."""
-    address, port = number & 0xFFFFFFFF, number >> 32
-    return Endpoint(unpack_ip(address.to_bytes(4, sys.byteorder)), socket.ntohs(port))
+def endpoint_of(address: bytes, port: bytes) -> Endpoint:
+    """The endpoint with this address of 16 bytes and this raw port."""
+    ip = unpack_ip(address.removeprefix(MAPPED_PREFIX))
+    return Endpoint(ip, int.from_bytes(port, "big"))
 
 
 def tuple_key(four_tuple: FourTuple) -> bytes:
-    """The map key whose source is `local`. ValueError unless both are IPv4."""
+    """The map key whose source is `local`."""
     local, remote = four_tuple
-    if len(local.packed) != 4 or len(remote.packed) != 4:
-        raise ValueError(f"{four_tuple} is not IPv4")
-    return local.packed + remote.packed + struct.pack("!HH", local.port, remote.port)
+    return address_of(local) + address_of(remote) + struct.pack("!HH", local.port, remote.port)
+
+
+def tuple_of(key: bytes) -> FourTuple:
+    """The reverse of `tuple_key`."""
+    return FourTuple(endpoint_of(key[:16], key[32:34]), endpoint_of(key[16:32], key[34:36]))

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from mtcp.linux.bpf.asm import FP, R0, R1, R2, R3, R4, R7, Assembler, Field, Helper, Reg
-from mtcp.linux.bpf.layout import ENTRY, EVENT, SLOT_BIT, EventKind, Maps
+import sys
+from collections.abc import Iterator
 
+from mtcp.linux.bpf.asm import FP, R0, R1, R2, R3, R4, R7, Assembler, Field, Helper, Reg
+from mtcp.linux.bpf.layout import ENTRY, EVENT, MAPPED_PREFIX, SLOT_BIT, EventKind, Maps
+
+_MAPPED = int.from_bytes(MAPPED_PREFIX[8:], sys.byteorder)
 _TRIES = 3  # of a compare-and-exchange; whoever loses them all leaves the number to the CPUs that won
 
 
@@ -46,7 +50,37 @@ def slot(asm: Assembler, dst: Reg, word: Reg, current: bool) -> None:
 
 def server(field: Field) -> Field:
     """A field of SERVER relative to what `slot` leaves."""
-    return Field(ENTRY.SERVERS.offset + field.offset, field.size)
+    return ENTRY.SERVERS.part(field)
+
+
+def _pieces(field: Field) -> Iterator[Field]:
+    """The field in as few numbers as there can be."""
+    offset, end = field.offset, field.offset + field.size
+    while offset < end:
+        size = next(size for size in (8, 4, 2, 1) if size <= end - offset)
+        yield Field(offset, size)
+        offset += size
+
+
+def copy(asm: Assembler, to_base: Reg, to: Field, base: Reg, field: Field) -> None:
+    """`to` = `field`, which is of the same size; uses R1."""
+    for target, source in zip(_pieces(to), _pieces(field), strict=True):
+        asm.load(R1, base, source)
+        asm.store(to_base, target, R1)
+
+
+def differ(asm: Assembler, base: Reg, field: Field, other_base: Reg, other: Field, label: str) -> None:
+    """To `label` unless the fields, of the same size, are equal; uses R1 and R2."""
+    for one, two in zip(_pieces(field), _pieces(other), strict=True):
+        asm.load(R1, base, one)
+        asm.load(R2, other_base, two)
+        asm.jump("!=", R1, R2, label)
+
+
+def store_mapped_prefix(asm: Assembler, address: Field) -> None:
+    """The first 12 of the 16 bytes of an IPv4 address on the stack."""
+    asm.store(FP, Field(address.offset, 8), 0)
+    asm.store(FP, Field(address.offset + 8, 4), _MAPPED)
 
 
 def count(asm: Assembler, counter: Field) -> None:
@@ -72,15 +106,11 @@ def store_latest(asm: Assembler, base: Reg, field: Field, value: Reg) -> None:
 
 def emit_event(asm: Assembler, maps: Maps, kind: EventKind, index: Field, scratch: Field) -> None:
     """Tell the agent; `scratch` is room for an EVENT on the stack. Lost when the ring buffer is full."""
-
-    def part(field: Field) -> Field:
-        return Field(scratch.offset + field.offset, field.size)
-
     asm.call(Helper.KTIME_GET_NS)
-    asm.store(FP, part(EVENT.TIME), R0)
-    asm.store(FP, part(EVENT.KIND), kind)
+    asm.store(FP, scratch.part(EVENT.TIME), R0)
+    asm.store(FP, scratch.part(EVENT.KIND), kind)
     asm.load(R1, FP, index)
-    asm.store(FP, part(EVENT.INDEX), R1)
+    asm.store(FP, scratch.part(EVENT.INDEX), R1)
     asm.load_map(R1, maps.events)
     asm.address_of(R2, FP, scratch)
     asm.mov(R3, EVENT.SIZE)

@@ -1,6 +1,6 @@
 """The program on a host's cgroup: announces M-TCP in the handshake and notes connections that both ends can move.
 
-One program plays both roles. Client: CAPABLE on every IPv4 SYN; a SYN-ACK with CAPABLE and a key makes an entry.
+One program plays both roles. Client: CAPABLE on every SYN; a SYN-ACK with CAPABLE and a key makes an entry.
 Server: only listeners on a port of map `listeners` answer CAPABLE, with a fresh key; all others, and every peer
 without the option, get plain TCP, byte for byte. Callbacks are asked for only until the handshake is over.
 
@@ -56,7 +56,8 @@ class _OPS:
     FAMILY = Field(20, 4)
     REMOTE_IP4 = Field(24, 4)
     LOCAL_IP4 = Field(28, 4)
-    REMOTE_IP6 = tuple(Field(32 + 4 * n, 4) for n in range(4))
+    REMOTE_IP6 = tuple(Field(32 + 4 * n, 4) for n in range(4))  # ::ffff:a.b.c.d in IPv6 sockets that speak IPv4
+    LOCAL_IP6 = tuple(Field(48 + 4 * n, 4) for n in range(4))
     REMOTE_PORT = Field(64, 4)  # network order, in the last two bytes
     LOCAL_PORT = Field(68, 4)  # host order
     IS_FULLSOCK = Field(72, 4)
@@ -67,20 +68,20 @@ class _OPS:
 
 
 class _STACK:
-    CONNECTION = Field(-16, TUPLE.SIZE)  # local first: egress key of the client, key of the server's maps
-    REVERSED = Field(-32, TUPLE.SIZE)  # ingress key of the client
-    OPTION = Field(-56, 20)
-    OPTION_WORD = Field(-56, 4)  # kind, length, ExID
-    OPTION_LENGTH = Field(-55, 1)
-    OPTION_CAPABLE = Field(-52, 1)
-    OPTION_REST = Field(-52, 4)
-    OPTION_KEY_HIGH = Field(-48, 4)
-    OPTION_KEY_LOW = Field(-44, 4)
-    INDEX = Field(-60, 4)
-    NUMBER = Field(-64, 4)
-    KEY = Field(-72, 8)
-    ACCEPTED = Field(-88, ACCEPTED.SIZE)
-    EVENT = Field(-104, 16)
+    CONNECTION = Field(-40, TUPLE.SIZE)  # local first: egress key of the client, key of the server's maps
+    REVERSED = Field(-80, TUPLE.SIZE)  # ingress key of the client
+    OPTION = Field(-100, 20)
+    OPTION_WORD = Field(-100, 4)  # kind, length, ExID
+    OPTION_LENGTH = Field(-99, 1)
+    OPTION_CAPABLE = Field(-96, 1)
+    OPTION_REST = Field(-96, 4)
+    OPTION_KEY_HIGH = Field(-92, 4)
+    OPTION_KEY_LOW = Field(-88, 4)
+    INDEX = Field(-104, 4)
+    NUMBER = Field(-108, 4)
+    KEY = Field(-120, 8)
+    ACCEPTED = Field(-136, ACCEPTED.SIZE)
+    EVENT = Field(-152, 16)
 
 
 def program(maps: Maps) -> bytes:
@@ -111,7 +112,6 @@ def program(maps: Maps) -> bytes:
 
 def _connect(asm: Assembler) -> None:
     asm.label("connect")
-    _ipv4_tuple(asm, "done")
     _change_callbacks(asm, add=_WRITE_FLAG)
     asm.goto("done")
 
@@ -142,7 +142,7 @@ def _option_length(asm: Assembler, maps: Maps) -> None:
     asm.jump("==", R2, _SYNACK_COOKIE, "done")
     _if_not_registered(asm, maps, "done")
     _load_capable(asm, _FROM_SYN, SYN_OPTION_LENGTH, "done")
-    _ipv4_tuple(asm, "done")
+    _read_tuple(asm)
     macros.lookup(asm, maps.handshakes, _STACK.CONNECTION, "first SYN-ACK")
     asm.goto("reserve with key")  # repeated SYN-ACKs carry the same key
     asm.label("first SYN-ACK")
@@ -162,7 +162,7 @@ def _write_option(asm: Assembler, maps: Maps) -> None:
     _store_option(asm, SYN_OPTION_LENGTH)
 
     asm.label("write on SYN-ACK")
-    _ipv4_tuple(asm, "done")
+    _read_tuple(asm)
     macros.lookup(asm, maps.handshakes, _STACK.CONNECTION, "done")
     asm.load(R1, R0, Field(0, 4))
     asm.store(FP, _STACK.OPTION_KEY_HIGH, R1)
@@ -176,7 +176,7 @@ def _active_established(asm: Assembler, maps: Maps) -> None:
     asm.label("active established")
     _change_callbacks(asm, remove=_WRITE_FLAG)
     _load_capable(asm, 0, SYNACK_OPTION_LENGTH, "done")
-    _ipv4_tuple(asm, "done")
+    _read_tuple(asm)
     _pop(asm, maps.free, _STACK.INDEX, "done")  # all entries in use: a plain connection
     macros.lookup(asm, maps.entries, _STACK.INDEX, "done")
     asm.mov(R7, R0)
@@ -188,8 +188,7 @@ def _active_established(asm: Assembler, maps: Maps) -> None:
         (TUPLE.SOURCE_PORT, TUPLE.DESTINATION_PORT),
         (TUPLE.DESTINATION_PORT, TUPLE.SOURCE_PORT),
     ):
-        asm.load(R1, FP, Field(_STACK.CONNECTION.offset + source.offset, source.size))
-        asm.store(FP, Field(_STACK.REVERSED.offset + destination.offset, destination.size), R1)
+        macros.copy(asm, FP, _STACK.REVERSED.part(destination), FP, _STACK.CONNECTION.part(source))
     macros.update(asm, maps.ingress, _STACK.REVERSED, _STACK.INDEX, "take out")
     _change_callbacks(asm, add=_STATE_FLAG)
     macros.emit_event(asm, maps, EventKind.ESTABLISHED, _STACK.INDEX, _STACK.EVENT)
@@ -210,26 +209,19 @@ def _active_established(asm: Assembler, maps: Maps) -> None:
 
 def _initialise_entry(asm: Assembler) -> None:
     """All 0, then what the handshake says; the state word last, since the agent takes entries with one as complete."""
-    current = ENTRY.SERVERS.offset
+    current = ENTRY.SERVERS
     for offset in range(0, ENTRY.SIZE, 8):
         asm.store(R7, Field(offset, 8), 0)
     asm.load(R1, FP, _STACK.OPTION_KEY_HIGH)
     asm.store(R7, Field(ENTRY.KEY.offset, 4), R1)
     asm.load(R1, FP, _STACK.OPTION_KEY_LOW)
     asm.store(R7, Field(ENTRY.KEY.offset + 4, 4), R1)
-    for port, address, fields in (
-        (TUPLE.SOURCE_PORT, TUPLE.SOURCE_IP, (ENTRY.CLIENT,)),
-        (TUPLE.DESTINATION_PORT, TUPLE.DESTINATION_IP, (ENTRY.ORIGINAL, Field(current + SERVER.ADDRESS.offset, 8))),
-    ):
-        asm.load(R1, FP, Field(_STACK.CONNECTION.offset + port.offset, 2))
-        asm.lsh(R1, 32)
-        asm.load(R2, FP, Field(_STACK.CONNECTION.offset + address.offset, 4))
-        asm.or_(R1, R2)
-        for field in fields:
-            asm.store(R7, field, R1)
+    macros.copy(asm, R7, ENTRY.SOCKET, FP, _STACK.CONNECTION)
+    macros.copy(asm, R7, current.part(SERVER.ADDRESS), FP, _STACK.CONNECTION.part(TUPLE.DESTINATION_IP))
+    macros.copy(asm, R7, current.part(SERVER.PORT), FP, _STACK.CONNECTION.part(TUPLE.DESTINATION_PORT))
     asm.load(R1, R6, _OPS.RCV_NXT)
     asm.store(R7, ENTRY.RCV_NXT, R1)
-    asm.store(R7, Field(current + SERVER.SEQ_MAX.offset, SERVER.SEQ_MAX.size), R1)
+    asm.store(R7, current.part(SERVER.SEQ_MAX), R1)
     asm.load(R1, R6, _OPS.SND_NXT)
     asm.store(R7, ENTRY.SND_NXT, R1)
     asm.mov(R1, R6)
@@ -244,14 +236,14 @@ def _passive_established(asm: Assembler, maps: Maps) -> None:
     """The server: what the agent needs of the handshake. A plain connection ends the record of an earlier one."""
     asm.label("passive established")
     _change_callbacks(asm, remove=_WRITE_FLAG)
-    _ipv4_tuple(asm, "done")
+    _read_tuple(asm)
     _load_capable(asm, _FROM_SYN, SYN_OPTION_LENGTH, "accepted plain")
     macros.lookup(asm, maps.handshakes, _STACK.CONNECTION, "accepted plain")
     asm.load(R1, R0, Field(0, 8))
     for value, field in ((None, ACCEPTED.KEY), (_OPS.RCV_NXT, ACCEPTED.RCV_NXT), (_OPS.SND_NXT, ACCEPTED.SND_NXT)):
         if value is not None:
             asm.load(R1, R6, value)
-        asm.store(FP, Field(_STACK.ACCEPTED.offset + field.offset, field.size), R1)
+        asm.store(FP, _STACK.ACCEPTED.part(field), R1)
     macros.update(asm, maps.accepted, _STACK.CONNECTION, _STACK.ACCEPTED, "done")
     _delete(asm, maps.handshakes)
     asm.goto("done")
@@ -265,7 +257,7 @@ def _state(asm: Assembler, maps: Maps) -> None:
     asm.label("state")
     asm.load(R2, R6, _OPS.ARGUMENT_1)
     asm.jump("!=", R2, _TCP_CLOSE, "done")
-    _ipv4_tuple(asm, "done")
+    _read_tuple(asm)
     macros.find_entry(asm, maps, maps.egress, _STACK.CONNECTION, _STACK.INDEX, "done")
     asm.mov(R1, R6)
     asm.call(Helper.GET_SOCKET_COOKIE)
@@ -278,32 +270,33 @@ def _state(asm: Assembler, maps: Maps) -> None:
     asm.goto("done")
 
 
-def _ipv4_tuple(asm: Assembler, otherwise: str) -> None:
-    """The connection's 4-tuple to the stack; IPv4 in IPv6 sockets (::ffff:1.2.3.4) included. Uses R1."""
-    ipv4 = asm.unique("ipv4")
+def _read_tuple(asm: Assembler) -> None:
+    """The connection's 4-tuple to the stack. Uses R1."""
+    ipv4, ports = asm.unique("ipv4"), asm.unique("ports")
+    ends = (
+        (_STACK.CONNECTION.part(TUPLE.SOURCE_IP), _OPS.LOCAL_IP4, _OPS.LOCAL_IP6),
+        (_STACK.CONNECTION.part(TUPLE.DESTINATION_IP), _OPS.REMOTE_IP4, _OPS.REMOTE_IP6),
+    )
     asm.load(R1, R6, _OPS.FAMILY)
     asm.jump("==", R1, _AF_INET, ipv4)
-    asm.jump("!=", R1, _AF_INET6, otherwise)
-    for field, prefix in zip(_OPS.REMOTE_IP6, (0, 0, 0xFFFF), strict=False):
-        asm.load(R1, R6, field)
-        asm.swap_be(R1, 32)
-        asm.jump("!=", R1, prefix, otherwise)
+    for to, _, words in ends:
+        for number, word in enumerate(words):
+            asm.load(R1, R6, word)
+            asm.store(FP, to.part(Field(4 * number, 4)), R1)
+    asm.goto(ports)
     asm.label(ipv4)
-
-    def store(part: Field) -> None:
-        asm.store(FP, Field(_STACK.CONNECTION.offset + part.offset, part.size), R1)
-
-    asm.load(R1, R6, _OPS.LOCAL_IP4)
-    store(TUPLE.SOURCE_IP)
-    asm.load(R1, R6, _OPS.REMOTE_IP4)
-    store(TUPLE.DESTINATION_IP)
+    for to, address, _ in ends:
+        macros.store_mapped_prefix(asm, to)
+        asm.load(R1, R6, address)
+        asm.store(FP, to.part(Field(12, 4)), R1)
+    asm.label(ports)
     asm.load(R1, R6, _OPS.LOCAL_PORT)
     asm.swap_be(R1, 16)
-    store(TUPLE.SOURCE_PORT)
+    asm.store(FP, _STACK.CONNECTION.part(TUPLE.SOURCE_PORT), R1)
     asm.load(R1, R6, _OPS.REMOTE_PORT)
     asm.swap_be(R1, 32)
     asm.swap_be(R1, 16)
-    store(TUPLE.DESTINATION_PORT)
+    asm.store(FP, _STACK.CONNECTION.part(TUPLE.DESTINATION_PORT), R1)
 
 
 def _by_direction(asm: Assembler, syn: str, synack: str) -> None:

@@ -27,14 +27,14 @@ def program(maps: Maps) -> bytes:
         asm.load(R1, R6, expected)
         asm.load(R2, R7, actual)
         asm.jump("!=", R1, R2, "refused")
-    asm.load(R2, R6, COMMAND.NEXT)
+    asm.load(R2, R6, COMMAND.NEXT_PORT)
     asm.jump("==", R2, 0, "exchange")
     # The slot that is not current: nobody looks at it before the exchange. What the client has acknowledged, the next
     # server will have sent, so that is a safe start for the highest sequence number seen from it.
     macros.slot(asm, R3, R8, current=False)
-    asm.store(R3, macros.server(SERVER.ADDRESS), R2)
-    asm.load(R1, R6, COMMAND.ACCEPT_MAC)
-    asm.store(R7, ENTRY.ACCEPT_MAC, R1)
+    asm.store(R3, macros.server(SERVER.PORT), R2)
+    macros.copy(asm, R3, macros.server(SERVER.ADDRESS), R6, COMMAND.NEXT_ADDRESS)
+    macros.copy(asm, R7, ENTRY.ACCEPT_MAC, R6, COMMAND.ACCEPT_MAC)
     asm.load(R1, R7, ENTRY.RCV_NXT)
     asm.store(R3, macros.server(SERVER.SEQ_MAX), R1)
     asm.label("exchange")
