@@ -1,4 +1,4 @@
-"""Packet captures (pcap, Ethernet) as data frames: one row per IPv4 TCP segment.
+"""Packet captures (pcap, Ethernet) as data frames: one row per TCP segment.
 
 One Python loop walks the record headers; everything else is a NumPy gather over the file's bytes, so that a
 million packets take about a second.
@@ -39,9 +39,9 @@ class CaptureError(ValueError):
 
 
 def read(path: Path | str) -> pd.DataFrame:
-    """Every IPv4 TCP segment of the pcap file at `path`, in order of time.
+    """Every TCP segment, over IPv4 or IPv6 without extension headers, of the pcap file at `path`, in order of time.
 
-    Columns: `time_ns` (int64, since the epoch), `src`, `dst` (uint32, see `address`), `sport`, `dport`,
+    Columns: `time_ns` (int64, since the epoch), `src`, `dst` (int64, see `address`), `sport`, `dport`,
     `seq`, `ack`, `flags`, `window` (as on the wire), `payload` (bytes of TCP payload that the IP header
     announces, whatever the snap length; a GSO packet is one row), `control` (subtype of the M-TCP option if
     that is the first TCP option, else 0). `attrs["truncated"]`: whether the file ends inside a record.
@@ -60,8 +60,8 @@ def read(path: Path | str) -> pd.DataFrame:
 
 
 def address(text: str) -> int:
-    """An IPv4 address as the number that `read` has in `src` and `dst`."""
-    return int(ipaddress.IPv4Address(text))
+    """An address as the number that `read` has in `src` and `dst`; of an IPv6 address its last 64 bits, signed."""
+    return int.from_bytes(ipaddress.ip_address(text).packed[-8:], "big", signed=":" in text)
 
 
 def unwrap(seq: Ints, first: int) -> Ints:
@@ -117,15 +117,18 @@ def _segments(raw: NDArray[np.uint8], record: Ints, order: str, fraction_ns: int
     header = _ETHERNET_HEADER + 20 + 20
     record = record[take(u4, record + 8) >= header]
     ip = record + _RECORD_HEADER + _ETHERNET_HEADER
-    is_tcp = (take(">u2", ip - 2) == 0x0800) & (take("u1", ip) >> 4 == 4) & (take("u1", ip + 9) == 6)
-    is_tcp &= take(">u2", ip + 6) & 0x1FFF == 0  # a later fragment has no TCP header
-    record, ip = record[is_tcp], ip[is_tcp]
-    tcp = ip + (take("u1", ip) & 0xF) * 4
+    version, ethertype = take("u1", ip) >> 4, take(">u2", ip - 2)
+    is_tcp4 = (ethertype == 0x0800) & (version == 4) & (take("u1", ip + 9) == 6)
+    is_tcp4 &= take(">u2", ip + 6) & 0x1FFF == 0  # a later fragment has no TCP header
+    is_tcp = is_tcp4 | (ethertype == 0x86DD) & (version == 6) & (take("u1", ip + 6) == 6)
+    record, ip, version = record[is_tcp], ip[is_tcp], version[is_tcp]
+    tcp = ip + np.where(version == 6, 40, (take("u1", ip) & 0xF) * 4)
     whole = tcp + 20 <= frame_end()
-    record, ip, tcp = record[whole], ip[whole], tcp[whole]
+    record, ip, tcp, version = record[whole], ip[whole], tcp[whole], version[whole]
 
-    ip_length = take(">u2", ip + 2)
-    ip_length = np.where(ip_length == 0, take(u4, record + 12) - _ETHERNET_HEADER, ip_length)  # over 64 KiB
+    announced = np.where(version == 6, take(">u2", ip + 4), take(">u2", ip + 2))
+    ip_length = announced + np.where(version == 6, 40, 0)
+    ip_length = np.where(announced == 0, take(u4, record + 12) - _ETHERNET_HEADER, ip_length)  # over 64 KiB
     tcp_header = (take("u1", tcp + 12) >> 4) * 4
 
     control = np.zeros(len(record), np.uint8)
@@ -137,8 +140,8 @@ def _segments(raw: NDArray[np.uint8], record: Ints, order: str, fraction_ns: int
     return pd.DataFrame(
         {
             "time_ns": take(u4, record) * 1_000_000_000 + take(u4, record + 4) * fraction_ns,
-            "src": take(">u4", ip + 12).astype(np.uint32),
-            "dst": take(">u4", ip + 16).astype(np.uint32),
+            "src": np.where(version == 6, take(">i8", ip + 16), take(">u4", ip + 12)),
+            "dst": np.where(version == 6, take(">i8", ip + 32), take(">u4", ip + 16)),
             "sport": take(">u2", tcp).astype(np.uint16),
             "dport": take(">u2", tcp + 2).astype(np.uint16),
             "seq": take(">u4", tcp + 4).astype(np.uint32),

@@ -319,7 +319,7 @@ class Listener:
             with contextlib.suppress(BlockingIOError):
                 return self._imported(self._channel)
         sock, peer = self._sock.accept()
-        ends = (sock.getsockname()[:2], peer[:2])
+        ends = (_end(sock.getsockname()), _end(peer))
         if self._channel is None or not asked_for_mtcp(sock):
             return Connection(sock, ends)
         capsule = Capsule.create(self._log_size, self._state_max)
@@ -382,14 +382,17 @@ def listen(
     state_max: int = STATE_MAX,
     migratable: bool = True,
 ) -> Listener:
-    """Listen on `address`, a host ("" for all) and a port.
+    """Listen on `address`, a host ("" for all, of IPv4 and IPv6) and a port.
 
     `log_size` bounds what an application may read between two calls of export_state and still be moved, `state_max`
     its state, both in bytes. With `migratable` false this is plain TCP. MtcpError when no agent runs on this host;
     OSError when the port is taken.
     """
-    sock = socket.socket(socket.AF_INET6 if ":" in address[0] else socket.AF_INET)
+    both = not address[0] and socket.has_dualstack_ipv6()
+    sock = socket.socket(socket.AF_INET6 if both or ":" in address[0] else socket.AF_INET)
     try:
+        if both:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         sock.bind(address)
         channel = None
@@ -402,6 +405,11 @@ def listen(
         sock.close()
         raise
     return Listener(sock, channel, log_size, state_max)
+
+
+def _end(address: tuple[str, int]) -> tuple[str, int]:
+    """An address of IPv4 as such, whatever the socket is."""
+    return address[0].removeprefix("::ffff:"), address[1]
 
 
 def _announce(port: int) -> socket.socket:

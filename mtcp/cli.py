@@ -166,10 +166,10 @@ def _ls(options: argparse.Namespace) -> int:
 
 def _migrate(options: argparse.Namespace) -> int:
     try:
-        address = socket.getaddrinfo(options.to, None, type=socket.SOCK_STREAM)[0][4][0]
+        found = socket.getaddrinfo(options.to, None, type=socket.SOCK_STREAM)
     except OSError:
         raise MtcpError(f"unknown server {options.to!r}: no such name or address on this host") from None
-    outcome = local.request({"op": "migrate", "connection": options.connection, "to": address})
+    outcome = local.request({"op": "migrate", "connection": options.connection, "to": [end[0] for *_, end in found]})
     moved = outcome["outcome"] == "moved"
     if options.json:
         print(json.dumps(outcome))

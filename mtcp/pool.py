@@ -4,7 +4,7 @@ credentials = "pool.d"      # directory, from the pool file's; this is the defau
 
 [[server]]
 name = "s1"
-service = "10.0.0.1"
+service = "10.0.0.1"  # or several: ["10.0.0.1", "2001:db8::1"]
 control = "10.1.0.1:7000"
 """
 
@@ -32,6 +32,13 @@ class Server:
     name: str
     service: str
     control: Endpoint
+    more_services: tuple[str, ...] = ()
+    """Its other service addresses: one of the other version of IP, as a rule."""
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """All addresses that clients connect to."""
+        return (self.service, *self.more_services)
 
 
 class Pool:
@@ -41,7 +48,7 @@ class Pool:
         """`credentials`: directory of the CA's certificate and the servers' (see mtcp.pki)."""
         self.credentials = credentials
         self.servers = {server.name: server for server in servers}
-        self._by_service = {server.service: server for server in servers}
+        self._by_service = {service: server for server in servers for service in server.services}
 
     @classmethod
     def load(cls, path: Path) -> Pool:
@@ -56,7 +63,8 @@ class Pool:
         servers = [_server(path, entry) for entry in (entries if isinstance(entries, list) else [entries])]
         if not servers:
             raise MtcpError(f"pool file {path} names no [[server]]")
-        if len({s.name.lower() for s in servers}) < len(servers) or len({s.service for s in servers}) < len(servers):
+        services = [service for s in servers for service in s.services]
+        if len({s.name.lower() for s in servers}) < len(servers) or len(set(services)) < len(services):
             raise MtcpError(f"pool file {path} names a server or an address twice")
         credentials = table.get("credentials", f"{path.stem}.d")
         if not isinstance(credentials, str) or not credentials:
@@ -82,7 +90,10 @@ def _server(path: Path, entry: dict[str, Any]) -> Server:
         name = str(entry["name"])
         if len(name) > _LONGEST_NAME or not _NAME.fullmatch(name):
             raise ValueError(f"name {name!r} is not a letter and up to 62 letters, digits, - and _, or it is ca")
-        service = str(ipaddress.ip_address(entry["service"]))
-        return Server(name, service, Endpoint.parse(str(entry["control"])))
+        listed = entry["service"] if isinstance(entry["service"], list) else [entry["service"]]
+        service, *more = [str(ipaddress.ip_address(address)) for address in listed]
+        return Server(name, service, Endpoint.parse(str(entry["control"])), tuple(more))
     except (KeyError, TypeError, ValueError) as e:
-        raise MtcpError(f"pool file {path}: a [[server]] needs name, service (an address) and control: {e}") from e
+        raise MtcpError(
+            f"pool file {path}: a [[server]] needs name, service (an address or several) and control: {e}"
+        ) from e

@@ -50,6 +50,14 @@ class MtcpHost(Host):
         super().__init__(name, **params)
         self.set_sysctls({**SYSCTLS, **(sysctls or {})})
 
+    def config(self, ip6: str | None = None, **params: Any) -> dict[str, Any]:
+        """`ip6`: ADDRESS/PREFIX of the first interface, beside Mininet's parameters."""
+        result: dict[str, Any] = super().config(**params)
+        if ip6 is not None:
+            # Nobody else has it: no second of waiting for whoever does.
+            checked(self, "ip", "address", "add", ip6, "dev", self.defaultIntf().name, "nodad")
+        return result
+
     def _popen(self, cmd: list[str], **params: Any) -> subprocess.Popen[bytes]:
         """Start `cmd` in the host's control group (mnexec -a takes over namespaces, not groups)."""
         # The programs of the virtual environment come first, so that `client mtcp ls` finds them.

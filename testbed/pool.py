@@ -25,13 +25,15 @@ class Server(NamedTuple):
     """IP address that clients connect to."""
     control: str
     """ADDRESS:PORT where its agent listens for those of the other servers."""
+    more_services: Sequence[str] = ()
+    """Its other addresses, of the other version of IP."""
 
 
 def pool_toml(servers: Sequence[Server]) -> str:
     """The file that tells agents of the pool's servers."""
     return "\n".join(
-        f'[[server]]\nname = "{name}"\nservice = "{service}"\ncontrol = "{control}"\n'
-        for name, service, control in servers
+        f"[[server]]\nname = '{s.name}'\nservice = {[s.service, *s.more_services]}\ncontrol = '{s.control}'\n"
+        for s in servers
     )
 
 

@@ -1,14 +1,15 @@
 """A client and two servers that can take each other's connections.
 
-         client 10.0.0.100
+         client 10.0.0.100, fd00::100
             |
             | bw
             |
-           sw1   service network 10.0.0.0/24
+           sw1   service network 10.0.0.0/24, fd00::/64
           /    \\
       bw /      \\ bw
         /        \\
   10.0.0.1     10.0.0.2
+  fd00::1      fd00::2
        s1 ------ s2
   10.1.0.1     10.1.0.2   control network 10.1.0.0/24
 
@@ -34,6 +35,7 @@ from topologies import running as common
 from topologies.running import HTTP_PORT, SERVICE_SWITCH
 
 ADDRESSES = {"s1": "10.0.0.1", "s2": "10.0.0.2", "client": "10.0.0.100"}
+ADDRESSES6 = {"s1": "fd00::1", "s2": "fd00::2", "client": "fd00::100"}
 CONTROL = {"s1": "10.1.0.1", "s2": "10.1.0.2"}
 CONTROL_PORT = 7000
 
@@ -56,7 +58,7 @@ class TwoServers(Topo):  # type: ignore[misc, unused-ignore]
         switch = self.addSwitch(SERVICE_SWITCH)
         shape = {} if bw is None else {"bw": float(bw)}
         for name, address in ADDRESSES.items():
-            self.addHost(name, ip=f"{address}/24")
+            self.addHost(name, ip=f"{address}/24", ip6=f"{ADDRESSES6[name]}/64")
             self.addLink(name, switch, **shape)
         control = {f"params{i}": {"ip": f"{CONTROL[name]}/24"} for i, name in ((1, "s1"), (2, "s2"))}
         self.addLink("s1", "s2", **control)
@@ -84,7 +86,7 @@ def running(*, bw: float | None = None, **settings: Any) -> Iterator[Running]:
     `bw`: Mbit/s of the service links; `settings`: those of topologies.running.bring_up. TestbedError when something
     does not come up.
     """
-    servers = [Server(name, ADDRESSES[name], f"{CONTROL[name]}:{CONTROL_PORT}") for name in CONTROL]
+    servers = [Server(name, ADDRESSES[name], f"{CONTROL[name]}:{CONTROL_PORT}", [ADDRESSES6[name]]) for name in CONTROL]
     clients = {"client": ADDRESSES["client"]}
     with common.bring_up(Running, TwoServers(bw=bw), clients, servers, **settings) as network:
         yield network
@@ -97,7 +99,17 @@ def main() -> int:
     return common.prompt(options, start, GREETING)
 
 
-__all__ = ["ADDRESSES", "CONTROL", "CONTROL_PORT", "HTTP_PORT", "Running", "TwoServers", "running", "topos"]
+__all__ = [
+    "ADDRESSES",
+    "ADDRESSES6",
+    "CONTROL",
+    "CONTROL_PORT",
+    "HTTP_PORT",
+    "Running",
+    "TwoServers",
+    "running",
+    "topos",
+]
 
 if __name__ == "__main__":
     sys.exit(main())

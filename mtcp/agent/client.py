@@ -327,15 +327,19 @@ class ClientSide:
             for c in self.connections()
         ]
 
-    def migrate(self, connection: str | None, to: str, report: Report) -> None:
-        """`mtcp migrate`: find the connection and the server, start; MtcpError says what was not found."""
+    def migrate(self, connection: str | None, to: str | list[str], report: Report) -> None:
+        """`mtcp migrate`: find the connection and the server, start; MtcpError says what was not found.
+
+        `to`: the server's address, or all that its name has.
+        """
         chosen = self._choose(connection)
-        offered = [s for s in chosen.known.servers if s.ip == to]
-        if not offered and to == chosen.role.current.ip:
-            raise MtcpError(f"{chosen.four_tuple.local} is on {to} already; name another server")
+        addresses = [to] if isinstance(to, str) else to
+        offered = [s for s in chosen.known.servers if s.ip in addresses]
+        if not offered and chosen.role.current.ip in addresses:
+            raise MtcpError(f"{chosen.four_tuple.local} is on {chosen.role.current.ip} already; name another server")
         if not offered:
             names = ", ".join(s.ip for s in chosen.known.servers) or "no other"
-            raise MtcpError(f"{to} is not a server of this connection's pool; it has offered {names}")
+            raise MtcpError(f"{' '.join(addresses)} is not a server of this connection's pool; it has offered {names}")
         chosen.migrate(offered[0], "operator", report)
 
     def _choose(self, wanted: str | None) -> ClientConnection:

@@ -62,7 +62,7 @@ class ControlConnection(asyncio.Protocol):
 
     def speaks_for(self, server: Endpoint | None) -> bool:
         """Whether the peer is the server with this service address."""
-        return self.server is not None and server is not None and self.server.service == server.ip
+        return self.server is not None and server is not None and server.ip in self.server.services
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
@@ -219,7 +219,7 @@ class ControlNetwork:
 
     def _on_dialled(self, connection: ControlConnection) -> None:
         assert connection.server is not None
-        self._dialled[connection.server.service] = connection
+        self._dialled |= dict.fromkeys(connection.server.services, connection)
 
     # -- accepting
 

@@ -89,7 +89,8 @@ class ServerConnection:
     def announce(self, now: float) -> None:
         """Tell the client where else this connection may go."""
         local = self.four_tuple.local
-        others = [Endpoint(s.service, local.port) for s in self._side.others if (":" in s.service) == (":" in local.ip)]
+        services = [service for server in self._side.others for service in server.services]
+        others = [Endpoint(service, local.port) for service in services if (":" in service) == (":" in local.ip)]
         self.announcement = Announcement(self.role.key, 1, others, now)
 
     @property

@@ -13,9 +13,9 @@
  * an undisturbed connection never shows.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
 #include <errno.h>
 #include <fcntl.h>
+#include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
 #include <pthread.h>
@@ -33,7 +33,8 @@
 enum { PERIOD = 1048573, BLOCK = 1 << 16, DOWN = 0, UP = 1, LIMIT_S = 10 };
 
 static unsigned char table[2][2 * PERIOD];
-static struct sockaddr_in server;
+static struct sockaddr_storage server;
+static socklen_t server_size;
 static const char *mode;
 static long total, chunk = BLOCK, interval_us;
 static int gated;
@@ -94,10 +95,9 @@ static long take(const unsigned char *data, long offset, long n, long *last_ns)
 
 static void check_peer(int fd)
 {
-    struct sockaddr_in peer;
+    struct sockaddr_storage peer = {0};
     socklen_t size = sizeof peer;
-    if (getpeername(fd, (struct sockaddr *)&peer, &size) || peer.sin_addr.s_addr != server.sin_addr.s_addr ||
-        peer.sin_port != server.sin_port)
+    if (getpeername(fd, (struct sockaddr *)&peer, &size) || memcmp(&peer, &server, sizeof peer))
         note(&peer_changed, "getpeername", errno);
 }
 
@@ -120,10 +120,20 @@ static void gate(void)
         exit(2);
 }
 
+static int read_address(const char *ip, const char *port)
+{
+    struct addrinfo hints = {.ai_flags = AI_NUMERICHOST | AI_NUMERICSERV, .ai_socktype = SOCK_STREAM}, *found;
+    if (getaddrinfo(ip, port, &hints, &found))
+        return 0;
+    memcpy(&server, found->ai_addr, server_size = found->ai_addrlen);
+    freeaddrinfo(found);
+    return 1;
+}
+
 static int open_connection(const char *request)
 {
-    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    if (fd < 0 || connect(fd, (struct sockaddr *)&server, sizeof server)) {
+    int fd = socket(server.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    if (fd < 0 || connect(fd, (struct sockaddr *)&server, server_size)) {
         perror("strict: connect");
         exit(2);
     }
@@ -354,11 +364,9 @@ int main(int argc, char **argv)
         return 2;
     }
     mode = argv[optind];
-    server.sin_family = AF_INET;
-    server.sin_port = htons(atoi(argv[optind + 2]));
     total = atol(argv[optind + 3]);
-    if (!inet_aton(argv[optind + 1], &server.sin_addr) || chunk < 1 || chunk > PERIOD) {
-        fprintf(stderr, "strict: ADDRESS is IPv4, chunk at most %d\n", PERIOD);
+    if (!read_address(argv[optind + 1], argv[optind + 2]) || chunk < 1 || chunk > PERIOD) {
+        fprintf(stderr, "strict: ADDRESS is a number, chunk at most %d\n", PERIOD);
         return 2;
     }
     struct sigaction action = {.sa_handler = on_pipe};

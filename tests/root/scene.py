@@ -25,15 +25,16 @@ import numpy as np
 import pandas as pd
 
 from analysis import capture, migrations
+from mtcp.address import Endpoint
 from mtcp.agent import local
 from testbed.capture import Capture
 from testbed.processes import Program
-from topologies.two_servers import ADDRESSES, Running
+from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 
 CLONE_NEWNET = 0x40000000
 ANNOUNCED = 10.0
 """Seconds within which a client's agent knows a connection and the servers it may go to."""
-SERVERS = (ADDRESSES["s1"], ADDRESSES["s2"])
+SERVERS, SERVERS6 = ((addresses["s1"], addresses["s2"]) for addresses in (ADDRESSES, ADDRESSES6))
 AFTERMATH_NS = 20_000_000
 """How long after its commit what happens is still of the move."""
 Outcome = dict[str, Any]
@@ -47,6 +48,11 @@ def enter_network_of(pid: int) -> None:
             raise OSError(ctypes.get_errno(), "setns")
     finally:
         os.close(fd)
+
+
+def servers_for(ip: str) -> tuple[str, str]:
+    """The servers' addresses of the same version of IP."""
+    return SERVERS6 if ":" in ip else SERVERS
 
 
 @dataclass
@@ -148,8 +154,9 @@ class Scene:
     def other_server(self, connection: str) -> str:
         rows = self.connections()
         assert connection in rows, f"{connection} ended before its moves did: make the transfer longer"
-        current = rows[connection]["current"].split(":")[0]
-        return SERVERS[current == SERVERS[0]]
+        current = Endpoint.parse(rows[connection]["current"]).ip
+        servers = servers_for(current)
+        return servers[current == servers[0]]
 
     def move(self, connection: str, to: str | None = None) -> Outcome:
         """Move it to the other server, or to `to`."""
@@ -187,8 +194,9 @@ class Scene:
 
     def seen(self, connection: str) -> Seen:
         """What the captures say of the client's connection with this local address."""
-        address, port = connection.split(":")
-        frames = {host: _of(packets, capture.address(address), int(port)) for host, packets in self.evidence.items()}
+        ip, port = Endpoint.parse(connection)
+        servers = servers_for(ip)
+        frames = {host: _of(packets, capture.address(ip), port) for host, packets in self.evidence.items()}
         client = frames["client"]
         outgoing, incoming = client[client["out"]], client[~client["out"]]
         syns = outgoing[outgoing["flags"] & (capture.SYN | capture.ACK) == capture.SYN]
@@ -198,7 +206,7 @@ class Scene:
             handshakes=plain["seq"].nunique(),
             resets=sum(int(reset.sum()) for reset in resets),
             migrate_syns=int((syns["control"] == capture.MIGRATE).sum()),
-            payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in SERVERS},
+            payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in servers},
             steps=_steps(incoming, outgoing),
         )
 
@@ -216,7 +224,7 @@ class Scene:
         assert seen.handshakes == 1, seen
         assert seen.resets == 0, seen
         assert seen.migrate_syns >= len(outcomes), seen
-        assert all(seen.payload[server] for server in SERVERS), seen
+        assert all(seen.payload.values()), seen
         return seen
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ipaddress
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +45,21 @@ def test_fields(tmp_path: Path, order: str, nanoseconds: bool) -> None:
     assert packets["payload"].tolist() == [0, 1448, 100_000]  # the last is too long for IP's length field
     assert packets["control"].tolist() == [2, 0, 0]
     assert not packets.attrs["truncated"]
+
+
+def test_ipv6(tmp_path: Path) -> None:
+    ipv4 = frame("10.0.0.10", "10.0.0.1", 43210, 80, 7, ACK, 1000, mtcp_option(2))
+    tcp = ipv4[34:]
+    ends = [ipaddress.ip_address(text).packed for text in ("fd00::100", "2001:db8::ffff:0:0:1")]
+    ipv6 = ipv4[:12] + b"\x86\xdd" + struct.pack("!IHBB", 6 << 28, len(tcp), 6, 64) + b"".join(ends) + tcp
+    behind_others = ipv6[:20] + b"\x00" + ipv6[21:]  # hop-by-hop options
+    packets = capture.read(written(tmp_path, pcap([(START_NS, ipv6), (START_NS, ipv4), (START_NS, behind_others)])))
+    assert packets["src"].tolist() == [capture.address("fd00::100"), capture.address("10.0.0.10")]
+    assert capture.address("fd00::100") == 256
+    assert packets["dst"].tolist()[0] == capture.address("2001:db8::ffff:0:0:1") == 1 - 2**48
+    assert packets["dport"].tolist() == [80, 80]
+    assert packets["payload"].tolist()[0] == 1000
+    assert packets["control"].tolist() == [2, 2]
 
 
 def test_only_the_first_option_makes_a_control_segment(tmp_path: Path) -> None:

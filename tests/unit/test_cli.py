@@ -67,7 +67,7 @@ def test_ls_of_nothing(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None
 def test_migrate(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
     agent.answer = MOVED
     assert cli.main(["migrate", "50000", "--to", "10.0.0.2"]) == 0
-    assert agent.asked == {"op": "migrate", "connection": "50000", "to": "10.0.0.2"}
+    assert agent.asked == {"op": "migrate", "connection": "50000", "to": ["10.0.0.2"]}
     assert capsys.readouterr().out == "10.0.0.9:50000 moved from 10.0.0.1:80 to 10.0.0.2:80 in 1.25 ms\n"
     assert cli.main(["migrate", "--to", "10.0.0.2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out) == MOVED

@@ -33,6 +33,13 @@ def test_load(file: Path) -> None:
         pool.named("s3")
 
 
+def test_a_server_with_addresses_of_both_kinds(file: Path) -> None:
+    file.write_text(S1.replace('"10.0.0.1"', '["10.0.0.1", "2001:0db8::1"]') + S2)
+    pool = Pool.load(file)
+    assert pool.named("s1").services == ("10.0.0.1", "2001:db8::1")
+    assert pool.by_service("2001:db8::1") is pool.by_service("10.0.0.1") is pool.named("s1")
+
+
 @pytest.mark.parametrize(
     ("text", "why"),
     [
@@ -52,6 +59,8 @@ def test_load(file: Path) -> None:
         (S1.replace('"s1"', '"10.0.0.1"'), "is not a letter and"),
         (S1.replace('"s1"', f'"{"s" * 64}"'), "is not a letter and"),
         ("credentials = 1\n" + S1, "credentials is the name of a directory"),
+        (S1.replace('"10.0.0.1"', "[]"), "needs name, service"),
+        (S1.replace('"10.0.0.1"', '["10.0.0.1", "10.0.0.1"]'), "twice"),
         (S1 + S1, "twice"),
         (S1 + S2.replace('"s2"', '"S1"'), "twice"),
         (S1 + S1.replace('"s1"', '"s2"'), "twice"),

@@ -40,8 +40,10 @@ def test_no_cgroup_v2_says_how_to_mount_it(monkeypatch: pytest.MonkeyPatch) -> N
 def test_pool_file() -> None:
     import tomllib
 
-    text = pool_toml([Server("s1", "10.0.0.1", "10.1.0.1:7000"), Server("s2", "10.0.0.2", "10.1.0.2:7000")])
+    text = pool_toml(
+        [Server("s1", "10.0.0.1", "10.1.0.1:7000"), Server("s2", "10.0.0.2", "10.1.0.2:7000", ["fd00::2"])]
+    )
     assert tomllib.loads(text)["server"] == [
-        {"name": "s1", "service": "10.0.0.1", "control": "10.1.0.1:7000"},
-        {"name": "s2", "service": "10.0.0.2", "control": "10.1.0.2:7000"},
+        {"name": "s1", "service": ["10.0.0.1"], "control": "10.1.0.1:7000"},
+        {"name": "s2", "service": ["10.0.0.2", "fd00::2"], "control": "10.1.0.2:7000"},
     ]
