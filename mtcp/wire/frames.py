@@ -129,8 +129,8 @@ class StateReplyFrame:
             r.key,
         )
         snapshots = self._tcp.pack(*astuple(r.tcp_snapshot)) + self._so.pack(*astuple(r.so_snapshot))
-        data = r.application_state + r.write_buffer + r.read_buffer
-        return _pack_tuple(self.old) + self.tag + numbers + snapshots + data
+        parts = _pack_tuple(self.old), self.tag, numbers, snapshots, r.application_state, r.write_buffer, r.read_buffer
+        return b"".join(parts)
 
     @classmethod
     def parse(cls, body: bytes) -> Self:
@@ -259,7 +259,8 @@ class FrameReader:
                 raise RemoteProtocolError(f"frame of {length} bytes, at most {MAX_BODY} are taken")
             if len(self._buffer) < HEADER.size + length:
                 return
-            body = bytes(self._buffer[HEADER.size : HEADER.size + length])
+            with memoryview(self._buffer) as view:
+                body = bytes(view[HEADER.size : HEADER.size + length])
             del self._buffer[: HEADER.size + length]
             try:
                 parse = _PARSERS[FrameType(kind)]
