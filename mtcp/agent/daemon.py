@@ -20,6 +20,7 @@ from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
 from mtcp.agent.server import ServerSide
 from mtcp.errors import MtcpError, RemoteProtocolError
+from mtcp.linux import privileges
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments
 from mtcp.linux.tcp_repair import check_support
@@ -87,6 +88,7 @@ class Agent:
         # What was made so far lives as long as the agent; a collection in the middle of a move would cost milliseconds.
         gc.freeze()
         _hurry()
+        privileges.drop()
         print("ready", flush=True)
         await stop.wait()
         if self._timer is not None:

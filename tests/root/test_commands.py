@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from mtcp.linux.privileges import Capability
 from testbed import sandbox
 from testbed.processes import Program
 from tests.root.scene import ClientProgram, Scene
@@ -210,3 +211,16 @@ def left_behind() -> set[str]:
     processes = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout.splitlines()
     found = {line.strip() for line in processes if "mtcp" in line and "ps -eo" not in line}
     return found | {str(path) for root in (sandbox.BPFFS, sandbox.CGROUP) for path in root.rglob("*") if path.is_dir()}
+
+
+def test_agents_keep_only_the_privileges_that_they_need(scene: Scene) -> None:
+    """And what they do with them still works: the other tests here move connections with such agents."""
+    pool = scene.net.pool
+    assert pool is not None
+    kept = sum(1 << capability for capability in Capability)
+    for name in ("agent-client", "agent-s1", "agent-s2"):
+        pid = pool.programs[name].process.pid
+        status = dict(line.split(":\t") for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+        sets = {key: int(status[key], 16) for key in ("CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb")}
+        assert sets == {"CapInh": 0, "CapPrm": kept, "CapEff": kept, "CapBnd": kept, "CapAmb": 0}, (name, sets)
+        assert status["NoNewPrivs"] == "1"
