@@ -40,6 +40,11 @@ class Server:
         """All addresses that clients connect to."""
         return (self.service, *self.more_services)
 
+    def place_of(self, local: Endpoint) -> Endpoint | None:
+        """Where a connection would be that another server has at `local`: the same port, the same version of IP."""
+        alike = (service for service in self.services if (":" in service) == (":" in local.ip))
+        return next((Endpoint(service, local.port) for service in alike), None)
+
 
 class Pool:
     """The servers between which connections may move."""

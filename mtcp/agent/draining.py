@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING, Any
 
-from mtcp.address import Endpoint
+from mtcp.pool import Server
 from mtcp.states import OldServer
 from mtcp.wire.options import HintAnswer, HintReason
 
@@ -31,11 +31,11 @@ Report = Callable[[dict[str, Any]], None]
 class Drain:
     """One drain under way: begun by `mtcp drain`, over when all have left or its time is up."""
 
-    def __init__(self, side: ServerSide, targets: list[str], deadline: float, report: Report) -> None:
-        """`targets`: service addresses to which to send them in turn; empty: wherever the clients like."""
+    def __init__(self, side: ServerSide, targets: Sequence[Server], deadline: float, report: Report) -> None:
+        """`targets`: servers to which to send them in turn; empty: wherever the clients like."""
         self.deadline = deadline
         self._side = side
-        self._targets = cycle(targets or [""])
+        self._targets = cycle(targets or [None])
         self._report = report
         self._asked: dict[ServerConnection, float] = {}
         """When each was asked last."""
@@ -57,7 +57,7 @@ class Drain:
     def _ask(self, connection: ServerConnection, now: float) -> None:
         self._asked[connection] = now
         target = next(self._targets)
-        preferred = Endpoint(target, connection.four_tuple.local.port) if target else None
+        preferred = target.place_of(connection.four_tuple.local) if target else None
         connection.hint(HintReason.DRAIN, preferred, now)
 
 

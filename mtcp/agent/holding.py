@@ -89,8 +89,7 @@ class ServerConnection:
     def announce(self, now: float) -> None:
         """Tell the client where else this connection may go."""
         local = self.four_tuple.local
-        services = [service for server in self._side.others for service in server.services]
-        others = [Endpoint(service, local.port) for service in services if (":" in service) == (":" in local.ip)]
+        others = [place for server in self._side.others if (place := server.place_of(local)) is not None]
         self.announcement = Announcement(self.role.key, 1, others, now)
 
     @property

@@ -265,21 +265,21 @@ class ServerSide:
         if client not in ends:
             raise MtcpError(f"no connection of {client!r} here; there are {', '.join(ends) or 'none'}")
         (connection,) = (c for c in self._connections.values() if str(c.four_tuple.remote) == client and not c.has_left)
-        target = Endpoint(self._service(to), connection.four_tuple.local.port) if to else None
+        target = self._other(to).place_of(connection.four_tuple.local) if to else None
         connection.hint(reason, target, time.monotonic())
 
     def start_drain(self, to: str | None, seconds: float, report: Report) -> None:
         """`mtcp drain`; MtcpError when one is under way."""
         if self.drain is not None:
             raise MtcpError("this server is being drained already; wait for that to end")
-        targets = [self._service(to)] if to else [server.service for server in self.others]
+        targets = [self._other(to)] if to else self.others
         self.drain = Drain(self, targets, time.monotonic() + seconds, report)
 
-    def _service(self, name: str) -> str:
-        """The service address of another server of the pool, by its name or address."""
+    def _other(self, name: str) -> Server:
+        """Another server of the pool, by its name or address."""
         for server in self.others:
-            if name in (server.name, server.service):
-                return server.service
+            if name in (server.name, *server.services):
+                return server
         raise MtcpError(f"{name!r} is no other server of the pool; there are {', '.join(s.name for s in self.others)}")
 
     def rows(self) -> list[dict[str, Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,3 +76,18 @@ def test_asyncio_client(scene: Scene) -> None:
         assert client.runs
         client.result()
     scene.judge(connection, outcomes)
+
+
+def test_drain(scene: Scene) -> None:
+    """The server names another one by its IPv6 address to the client of an IPv6 connection."""
+    with scene.watched("drain"):
+        clients = [scene.client("curl", "-6", "-sS", f"http://[{SERVERS6[0]}]/big") for _ in range(2)]
+        clients.append(scene.client("curl", "-4", "-sS", f"http://{SERVERS[0]}/big"))
+        digests = [client.digest() for client in clients]
+        scene.wait_for_connections(3)
+        drain = scene.net.s1.popen(["mtcp", "drain", "--to", "s2", "--json"], text=True, stdout=-1)
+        out, _ = drain.communicate(timeout=20)
+        assert drain.returncode == 0, out
+        assert json.loads(out) == {"moved": 3, "stayed": 0, "why": []}
+        content = digest((scene.net.directory / "big").read_bytes())
+        assert {output.result(40) for output in digests} == {content}

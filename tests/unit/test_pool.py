@@ -38,6 +38,9 @@ def test_a_server_with_addresses_of_both_kinds(file: Path) -> None:
     pool = Pool.load(file)
     assert pool.named("s1").services == ("10.0.0.1", "2001:db8::1")
     assert pool.by_service("2001:db8::1") is pool.by_service("10.0.0.1") is pool.named("s1")
+    assert pool.named("s1").place_of(Endpoint("10.0.0.7", 80)) == Endpoint("10.0.0.1", 80)
+    assert pool.named("s1").place_of(Endpoint("fd00::7", 443)) == Endpoint("2001:db8::1", 443)
+    assert pool.named("s2").place_of(Endpoint("10.0.0.7", 80)) is None
 
 
 @pytest.mark.parametrize(
