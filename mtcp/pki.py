@@ -30,6 +30,8 @@ from mtcp.errors import MtcpError
 
 log = logging.getLogger(__name__)
 CA_LIFETIME, SERVER_LIFETIME = timedelta(days=3650), timedelta(days=730)
+SOON = timedelta(days=30)
+"""For so long before a certificate expires the agent says so."""
 CLOCK_SKEW = timedelta(hours=1)
 """Certificates are valid from this long before they are made: the servers' clocks may differ."""
 
@@ -310,7 +312,7 @@ class Credentials:
         self._directory = directory
         self._name = name
         self._stamps = self._look()
-        self._contexts = contexts(directory, name)
+        self._contexts = self._load()
 
     def current(self) -> Contexts:
         """Those of the files as they are; while something is wrong with them, those of before."""
@@ -318,10 +320,16 @@ class Credentials:
         if stamps != self._stamps:
             self._stamps = stamps
             try:
-                self._contexts = contexts(self._directory, self._name)
+                self._contexts = self._load()
             except MtcpError as error:
                 log.warning("%s; going on with those of before", error)
         return self._contexts
+
+    def _load(self) -> Contexts:
+        loaded = contexts(self._directory, self._name)
+        if loaded.ends - datetime.now(UTC) < SOON:
+            log.warning("the certificate of %s expires on %s: mtcp pool init --renew", self._name, f"{loaded.ends:%F}")
+        return loaded
 
     def _look(self) -> list[tuple[int, int, int]]:
         """What changes whenever a file does."""

@@ -190,18 +190,21 @@ class ControlNetwork:
         loop = asyncio.get_running_loop()
         pause, said = REDIAL_FIRST, ""
         while True:
-            began = loop.time()
+            opened, lasted = None, False
             try:
                 async with asyncio.timeout(HANDSHAKE):
                     connection = await self._dial(server)
-                said = ""
+                opened = loop.time()
                 reason = await connection.closed
             except OSError as error:
                 reason = _reason(error)
-            if reason != said:
+            if opened is not None:
+                # Who refuses us does so only when our side of the handshake is over: that is no success.
+                lasted = loop.time() - opened > 2 * REDIAL_LAST
+                reason = reason if lasted else "it let go at once, its log may say why"
+            if reason != said or lasted:
                 log.warning("control connection to %s: %s; dialling again", server.name, reason)
-            # Who refuses us says so only after our side of the handshake: that is no success.
-            pause = REDIAL_FIRST if loop.time() - began > 2 * REDIAL_LAST else min(2 * pause, REDIAL_LAST)
+            pause = REDIAL_FIRST if lasted else min(2 * pause, REDIAL_LAST)
             said = reason
             await asyncio.sleep(pause)
 

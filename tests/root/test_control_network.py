@@ -159,6 +159,8 @@ def test_who_is_refused_after_the_handshake_does_not_dial_in_haste(
     asyncio.run(run())
     refusals = [line for line in caplog.messages if "control connection from 127.0.0.2 refused" in line]
     assert 2 <= len(refusals) <= 8
+    lines = [line for line in caplog.messages if "control connection to s1" in line]
+    assert lines.count("control connection to s1: it let go at once, its log may say why; dialling again") == 1
 
 
 def test_renewed_credentials_are_used_without_a_new_start(directory: Path) -> None:

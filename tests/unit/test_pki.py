@@ -196,6 +196,18 @@ def test_expired(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert pki.contexts(directory, "s1")
 
 
+def test_what_expires_soon_is_said(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    pki.Credentials(directory, "s1")
+    assert not caplog.messages
+    monkeypatch.setattr(pki, "SERVER_LIFETIME", timedelta(days=29))
+    pki.initialise(directory, ["s1"], renew=True)
+    pki.Credentials(directory, "s1")
+    [line] = caplog.messages
+    assert line.startswith("the certificate of s1 expires on ")
+
+
 def test_certificate_of_another_server(directory: Path) -> None:
     for suffix in ("pem", "key"):
         (directory / f"s1.{suffix}").write_bytes((directory / f"s2.{suffix}").read_bytes())
