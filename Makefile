@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench \
+.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench fuzz \
         experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
@@ -54,6 +54,9 @@ test-root: $(READY) ## Real sockets, namespaces and BPF programs
 
 test-e2e: $(READY) ## Whole topologies with unmodified programs
 	$(SUDO) $(PYTEST) tests/e2e $(ARGS)
+
+fuzz: $(READY) ## Fuzz every parser, 5 s each; for hours: ARGS="--seconds 3600", some: ARGS="option stream"
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -37,6 +37,8 @@ class Run:
             found = record.get("schema_version") if isinstance(record, dict) else None
             raise RunError(f"{path}/run.json has schema version {found}; only {SCHEMA_VERSION} can be read")
         facts = record.get("facts", {})
+        if not isinstance(facts, dict) or not isinstance(facts.get("hosts", {}), dict):
+            raise RunError(f"{path}/run.json: facts, and facts.hosts, are objects")
         missing = [key for key in ("hosts", "service_port", "client_port") if key not in facts]
         if missing or CLIENT not in facts["hosts"]:
             raise RunError(f"{path}/run.json lacks facts.{missing[0] if missing else 'hosts.' + CLIENT}")
@@ -107,7 +109,7 @@ class Run:
 
 def _json(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return _parse(path.read_text())
     except FileNotFoundError:
         raise RunError(f"{path} is missing: is {path.parent} a run directory?") from None
     except ValueError as error:
@@ -118,12 +120,23 @@ def _json_lines(path: Path) -> list[dict[str, Any]]:
     """One object per line; a last line cut short, as a killed writer leaves it, is ignored."""
     if not path.exists():
         raise RunError(f"{path} is missing: is {path.parent} a run directory?")
-    lines = path.read_text().splitlines()
+    lines = path.read_bytes().splitlines()
     events = []
     for number, line in enumerate(lines, 1):
         try:
-            events.append(json.loads(line))
+            event = _parse(line)
+            if not isinstance(event, dict):
+                raise ValueError("not an object")
+            events.append(event)
         except ValueError as error:
             if number < len(lines):
-                raise RunError(f"{path}:{number} is not JSON: {error}") from None
+                raise RunError(f"{path}:{number} is not an event in JSON: {error}") from None
     return events
+
+
+def _parse(text: str | bytes) -> Any:
+    """ValueError for all that is not JSON, or not text."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None

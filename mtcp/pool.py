@@ -62,7 +62,7 @@ class Pool:
             table = tomllib.loads(path.read_text())
         except OSError as e:
             raise MtcpError(f"cannot read the pool file {path}: {e.strerror}") from e
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as e:
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as e:
             raise MtcpError(f"pool file {path} is not TOML: {e}") from e
         entries = table.get("server", [])
         servers = [_server(path, entry) for entry in (entries if isinstance(entries, list) else [entries])]

@@ -46,12 +46,24 @@ def receive(sock: socket.socket, size: int = MAX_PACKET) -> tuple[Message, list[
     EOFError when the other side is gone, ValueError when it is not JSON.
     """
     data, fds, _, _ = socket.recv_fds(sock, size, MAX_FDS, socket.MSG_CMSG_CLOEXEC)
+    try:
+        return _read(data), fds
+    except (EOFError, ValueError):
+        for fd in fds:
+            os.close(fd)
+        raise
+
+
+def _read(data: bytes) -> Message:
     if not data:
         raise EOFError("the agent closed the connection")
-    message = json.loads(data)
+    try:
+        message = json.loads(data)
+    except RecursionError:
+        raise ValueError("a message is not nested that deeply") from None
     if not isinstance(message, dict):
         raise ValueError("a message is a JSON object")
-    return message, fds
+    return message
 
 
 def request(message: Message) -> Message:

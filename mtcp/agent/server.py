@@ -89,7 +89,9 @@ class ServerSide:
     def listen(self, channel: Channel, port: int) -> None:
         """`channel` is about to listen on `port`."""
         self._datapath.listen(port)
-        self._listeners.setdefault(port, []).append(channel)
+        channels = self._listeners.setdefault(port, [])
+        if channel not in channels:
+            channels.append(channel)
 
     def unlisten(self, channel: Channel, port: int) -> None:
         channels = self._listeners.get(port, [])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import struct
 from collections.abc import Iterator
 
 from mtcp.wire import options
@@ -23,11 +22,10 @@ def asked_for_mtcp(sock: socket.socket) -> bool:
         syn = sock.getsockopt(socket.IPPROTO_TCP, TCP_SAVED_SYN, 512)
     except OSError:
         return False
-    if len(syn) < 40:
+    ip = 40 if syn and syn[0] >> 4 == 6 else 4 * (syn[0] & 15) if syn else 0
+    if len(syn) < ip + 20:
         return False
-    ip = 40 if syn[0] >> 4 == 6 else (syn[0] & 15) * 4
-    (offset,) = struct.unpack_from("!B", syn, ip + 12)
-    tcp_options = syn[ip + 20 : ip + (offset >> 4) * 4]
+    tcp_options = syn[ip + 20 : ip + (syn[ip + 12] >> 4) * 4]
     return isinstance(options.find(tcp_options), options.Capable) and MPTCP not in _kinds(tcp_options)
 
 
