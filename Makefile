@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench fuzz \
+.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench fuzz faults \
         experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
@@ -57,6 +57,9 @@ test-e2e: $(READY) ## Whole topologies with unmodified programs
 
 fuzz: $(READY) ## Fuzz every parser, 5 s each; for hours: ARGS="--seconds 3600", some: ARGS="option stream"
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+faults: $(READY) ## Every cell of docs/failures.md, 20 times; ARGS=--repeat=N for N times
+	$(SUDO) $(PYTEST) tests/root/test_faults_messages.py tests/root/test_faults_deaths.py --repeat=20 $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
@@ -49,6 +51,7 @@ class Pool:
         """The pool's CA, and the servers' certificates and keys."""
         self.programs: dict[str, Program] = {}
         """By name: agent-<host>, <service>-<host>."""
+        self._lives: Counter[str] = Counter()
 
     def start(self, clients: Sequence[Any], servers: Sequence[Any], directory: Path, port: int = 80) -> None:
         """Start agents on the Mininet hosts, and file servers for `directory` on `servers`; wait for all.
@@ -84,15 +87,27 @@ class Pool:
         mtcp = Path(sys.executable).with_name("mtcp")
         command: list[str | Path] = [mtcp, "agent", "--name", host.name, "--cgroup", host.cgroup]
         if host.name in {server.name for server in self.servers}:
-            command += ["--pool", self.file]
+            command += ["--pool", self.pool_file(host.name)]
         command += ["--interface", host.defaultIntf().name, "--pin", sandbox.BPFFS / host.name]
         # In memory: an agent that waits for a disk keeps a connection waiting.
         command += ["--events", EVENTS / f"agent-{host}.jsonl"]
-        program = Program(host, [*command, *options], self.logs / f"agent-{host}.log")
-        self.programs[f"agent-{host}"] = program
+        name, life = f"agent-{host}", self._lives[host.name]
+        self._lives[host.name] += 1
+        log = self.logs / (f"{name}-{life}.log" if life else f"{name}.log")
+        program = Program(host, [*command, *options], log)
+        self.programs[name] = program
         if wait:
             program.wait_for("ready")
         return program
+
+    def restart(self, host: Any) -> Program:
+        """Start the agent of `host` again, after SIGKILL if it still runs; its output goes to another file."""
+        self.programs[f"agent-{host}"].stop(signal.SIGKILL)
+        return self.start_agent(host)
+
+    def pool_file(self, name: str) -> Path:
+        """The pool's file, as the agent of the server `name` reads it."""
+        return self.file
 
     def stop(self) -> None:
         """Stop all programs: services first."""

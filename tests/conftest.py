@@ -16,6 +16,11 @@ from testbed import sandbox
 TIERS = ("unit", "sim", "root", "e2e")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    text = "run each test that is marked `sandbox` N times; it passes if it does every time"
+    parser.addoption("--repeat", type=int, default=1, metavar="N", help=text)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Mark every test with its tier, and skip what needs root when there is none."""
     here = Path(__file__).parent
@@ -40,7 +45,7 @@ def pytest_pyfunc_call(pyfuncitem: pytest.Function) -> bool | None:
     if marker.kwargs.get("shared"):
         items = [item for item in pyfuncitem.session.items if _shares_sandbox(item, pyfuncitem)]
     if pyfuncitem.nodeid not in pyfuncitem.config.stash.setdefault(_FAULTS, {}):
-        pyfuncitem.config.stash[_FAULTS] |= _faults(items)
+        pyfuncitem.config.stash[_FAULTS] |= _repeated(items, pyfuncitem.config.getoption("repeat"))
     fault = pyfuncitem.config.stash[_FAULTS].pop(pyfuncitem.nodeid)
     if fault:
         pytest.fail(f"in the sandbox:\n{fault}", pytrace=False)
@@ -53,6 +58,17 @@ _FAULTS = pytest.StashKey[dict[str, str]]()
 def _shares_sandbox(item: pytest.Item, other: pytest.Function) -> bool:
     marker = item.get_closest_marker("sandbox")
     return item.path == other.path and marker is not None and bool(marker.kwargs.get("shared"))
+
+
+def _repeated(items: list[pytest.Item], times: int) -> dict[str, str]:
+    """As `_faults`, of so many runs."""
+    runs = [_faults(items) for _ in range(times)]
+    result = {}
+    for item in items:
+        faults = [run[item.nodeid] for run in runs if run[item.nodeid]]
+        count = f"{len(faults)} of {times} times; the first:\n" if times > 1 else ""
+        result[item.nodeid] = f"{count}{faults[0]}" if faults else ""
+    return result
 
 
 def _faults(items: list[pytest.Item]) -> dict[str, str]:
