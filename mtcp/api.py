@@ -398,7 +398,7 @@ def listen(
         channel = None
         if migratable:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-            channel = _announce(sock.getsockname()[1])
+            channel = _announce(sock.getsockname()[1], log_size, state_max)
         sock.listen(backlog)
         sock.setblocking(False)
     except BaseException:
@@ -412,10 +412,10 @@ def _end(address: tuple[str, int]) -> tuple[str, int]:
     return address[0].removeprefix("::ffff:"), address[1]
 
 
-def _announce(port: int) -> socket.socket:
+def _announce(port: int, log_size: int, state_max: int) -> socket.socket:
     """Tell the agent, before the first client can come, that connections to `port` are migratable."""
     channel = local.connect()
-    local.send(channel, {"op": "listen", "port": port})
+    local.send(channel, {"op": "listen", "port": port, "log_size": log_size, "state_max": state_max})
     try:
         answer, _ = local.receive(channel)
     except EOFError as e:

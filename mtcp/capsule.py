@@ -26,6 +26,8 @@ MAGIC = b"MTCPCAPS"
 VERSION = 1
 LOG_SIZE = 1 << 20
 STATE_MAX = 1 << 20
+SIZE_MAX = 1 << 30
+"""Bytes that the log, or a state, may be set to hold."""
 _HEADER_END = 4096
 _HEAD = struct.Struct("=8sI12xII")
 _SLOT = struct.Struct("=IIQQ")
@@ -57,6 +59,10 @@ class Snapshot:
 
 class CapsuleError(ValueError):
     """The memory is not a capsule, or its contents contradict themselves."""
+
+
+class TooLarge(CapsuleError):
+    """What is asked for is larger than the asker takes."""
 
 
 def _sizes(fd: int) -> tuple[int, int]:
@@ -180,12 +186,14 @@ class Capsule:
         _SLOT.pack_into(self.memory, _SLOT_AT[slot], *header)
         self._current = slot
 
-    def snapshot(self) -> Snapshot:
-        """The current snapshot; CapsuleError when its length is impossible."""
+    def snapshot(self, largest: int | None = None) -> Snapshot:
+        """The current snapshot; CapsuleError when its length is impossible, TooLarge when it is over `largest`."""
         slot = self._current & 1
         length, ended, rcv_offset, snd_offset = _SLOT.unpack_from(self.memory, _SLOT_AT[slot])
         if length > self.state_max:
             raise CapsuleError(f"state of {length} bytes in a slot of {self.state_max}")
+        if largest is not None and length > largest:
+            raise TooLarge(f"state of {length} bytes, at most {largest} travel")
         at = _HEADER_END + slot * self.state_max
         return Snapshot(self.memory[at : at + length], rcv_offset, snd_offset, bool(ended))
 

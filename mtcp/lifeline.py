@@ -29,8 +29,13 @@ class Lifeline:
 
     def close(self) -> None:
         """This process has closed the connection."""
-        self._say(_CLOSED)
-        self._file.close()
+        if not self._file.closed:
+            self._say(_CLOSED)
+            self._file.close()
+
+    def __del__(self) -> None:
+        """A connection that nobody refers to any more is closed, as a socket is."""
+        self.close()
 
     def _say(self, word: bytes) -> None:
         # The agent may have ended, or know that the connection has left.

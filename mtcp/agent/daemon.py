@@ -19,6 +19,7 @@ from mtcp.agent.client import FOR_CLIENTS, ClientSide
 from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
 from mtcp.agent.server import ServerSide
+from mtcp.capsule import SIZE_MAX
 from mtcp.errors import MtcpError, RemoteProtocolError
 from mtcp.linux import privileges
 from mtcp.linux.datapath import Datapath
@@ -152,6 +153,8 @@ class Agent:
                 self._as_server().attach(channel, fds)
                 self._reschedule()
             case "listen":
+                channel.log_size = _size(message, "log_size", channel.log_size, least=1)
+                channel.state_max = _size(message, "state_max", channel.state_max, least=0)
                 self._as_server().listen(channel, int(message["port"]))
                 channel.send({"ok": True})
             case "ls":
@@ -206,6 +209,13 @@ def _hurry() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, -20)
     except OSError as error:
         log.info("no higher priority here (%s): moves take longer on busy processors", error.strerror)
+
+
+def _size(message: Message, name: str, default: int, least: int) -> int:
+    size = message.get(name, default)
+    if not isinstance(size, int) or not least <= size <= SIZE_MAX:
+        raise MtcpError(f"{name} is {least} to {SIZE_MAX} bytes, not {size!r}")
+    return size
 
 
 def _answer(channel: Channel, outcome: dict[str, Any]) -> None:

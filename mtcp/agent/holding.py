@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from mtcp import seq
 from mtcp.address import Endpoint
 from mtcp.agent.local import Channel
-from mtcp.capsule import Capsule, CapsuleError, Fence
+from mtcp.capsule import Capsule, CapsuleError, Fence, TooLarge
 from mtcp.errors import Reason
 from mtcp.lifeline import Watch
 from mtcp.linux import tcp_repair
@@ -161,6 +161,8 @@ class ServerConnection:
         self._side.event("fenced", self, attempt)
         try:
             reply = self._dump(client_rcv_nxt, attempt)
+        except TooLarge as error:
+            raise Refused(Reason.TOO_LARGE) from error
         except (CapsuleError, OSError) as error:
             log.warning("%s cannot be dumped: %s", self.four_tuple, error)
             raise Refused(Reason.INVALID_STATE) from error
@@ -173,7 +175,10 @@ class ServerConnection:
         if self._capsule.overflowed:
             raise Refused(Reason.LOG_OVERFLOW)
         origins = self._origins
-        snapshot = self._capsule.snapshot()
+        # The capsule's contents are the application's word: nothing is copied before its size is known to be bearable.
+        snapshot = self._capsule.snapshot(LARGEST_STATE)
+        if at.read - snapshot.rcv_offset > LARGEST_STATE:
+            raise Refused(Reason.TOO_LARGE)
         application = ApplicationSnapshot(
             snapshot.state,
             seq.add(origins.rcv, snapshot.rcv_offset),

@@ -15,6 +15,7 @@ import struct
 from collections.abc import Sequence
 from typing import Any, Protocol
 
+from mtcp.capsule import LOG_SIZE, STATE_MAX
 from mtcp.errors import MtcpError
 
 log = logging.getLogger(__name__)
@@ -95,6 +96,8 @@ class Channel:
         self._sock = sock
         self._handler = handler
         credentials = sock.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        self.log_size, self.state_max = LOG_SIZE, STATE_MAX
+        """Those of connections that move here to the process, bytes."""
         self.pid, self.uid, _ = struct.unpack("=3i", credentials)
         asyncio.get_running_loop().add_reader(sock, self._readable)
 

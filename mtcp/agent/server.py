@@ -312,7 +312,9 @@ def _duplicates(fds: list[int], undo: ExitStack) -> tuple[socket.socket, Capsule
     if len(fds) != 3:
         raise NotMigratable("attach needs three descriptors: socket, capsule and lifeline")
     try:
-        sock = undo.enter_context(socket.socket(fileno=os.dup(fds[0])))
+        theirs = socket.socket(fileno=fds[0])
+        sock = undo.enter_context(theirs.dup())
+        theirs.detach()
         # Opened anew: a lock belongs to an open file description, and the application has its own.
         capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
         undo.callback(capsule.close)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mtcp import seq
 from mtcp.address import Endpoint
 from mtcp.agent.holding import TOMBSTONE, Origins, ServerConnection
+from mtcp.agent.local import Channel
 from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Snapshot
 from mtcp.errors import Reason
 from mtcp.linux import tcp_repair
@@ -77,7 +78,6 @@ class Taking:
         except OSError as error:
             log.warning("%s cannot be restored: %s", self.four_tuple, error)
             raise
-        self._capsule = _capsule_of(reply)
         if reply.fin_received:
             seq_, ack, window = tcp_repair.clients_fin(reply, client_rcv_nxt, client_window)
             flags = TcpFlags.FIN | TcpFlags.ACK
@@ -100,13 +100,14 @@ class Taking:
         self._side.send(Segment(self.four_tuple, seq_, ack, TcpFlags.ACK, max(window, self._offered)))
 
     def _hand_over(self, reply: StateReply) -> None:
-        assert self._sock is not None and self._capsule is not None
+        assert self._sock is not None
         tcp_repair.go(self._sock, reply.write_buffer)
         if reply.fin_sent:
             self._sock.shutdown(socket.SHUT_WR)
         self._offered = tcp_repair.offered_window(self._sock, reply.tcp_snapshot.rcv_wscale)
         # The application first: the client waits for its bytes, and for nothing that follows.
         channel = self._side.application_for(self.four_tuple.local.port)
+        self._capsule = _capsule_of(reply, channel)
         message = {"op": "import", "local": self.four_tuple.local, "remote": self.four_tuple.remote}
         watched, held = os.pipe()
         if channel is None or not channel.send(message, [self._sock.fileno(), self._capsule.fd, held]):
@@ -135,11 +136,10 @@ class Taking:
             self._connection.withdraw()
 
 
-def _capsule_of(reply: StateReply) -> Capsule:
+def _capsule_of(reply: StateReply, channel: Channel | None) -> Capsule:
     """A capsule whose streams start at the snapshot: offset 0 is rcv_seq_snapshot and snd_seq_snapshot."""
-    size = max(STATE_MAX, len(reply.application_state))
-    log_size = max(LOG_SIZE, len(reply.read_buffer))
-    capsule = Capsule.create(log_size, size)
+    log_size, state_max = (LOG_SIZE, STATE_MAX) if channel is None else (channel.log_size, channel.state_max)
+    capsule = Capsule.create(max(log_size, len(reply.read_buffer)), max(state_max, len(reply.application_state)))
     capsule.write_offset = capsule.swallow = reply.snd_bytes_discard
     capsule.ended = reply.ended
     capsule.put_snapshot(Snapshot(reply.application_state, 0, 0, reply.ended))

@@ -323,8 +323,12 @@ def clients_fin(reply: StateReply, client_rcv_nxt: int, client_window: int) -> t
 
 
 def advertised(reply: StateReply) -> tuple[int, int, int]:
-    """(seq, ack, raw window) of a segment that repeats where the restored socket starts."""
-    return reply.snd_max_seen, reply.last_ack_sent, receive_window(reply)
+    """(seq, ack, raw window) of a segment that repeats where the restored socket starts.
+
+    If it starts with a FIN, after that: one that the client had already would put the segment out of its window.
+    """
+    first = seq.add(reply.snd_max_seen, reply.fin_sent and not reply.write_buffer)
+    return first, reply.last_ack_sent, receive_window(reply)
 
 
 def four_tuple_of(sock: socket.socket) -> FourTuple:

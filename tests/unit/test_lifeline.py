@@ -33,6 +33,13 @@ def test_closed() -> None:
     assert watch(Lifeline(held), fd=fd)
 
 
+def test_forgotten() -> None:
+    fd, held = os.pipe()
+    line = Lifeline(held)
+    del line
+    assert watch(fd=fd)
+
+
 def test_died() -> None:
     fd, held = os.pipe()
     os.close(held)
