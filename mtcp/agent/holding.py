@@ -151,7 +151,7 @@ class ServerConnection:
     def release(self) -> None:
         """Close the agent's own descriptors."""
         self._lifeline.close()
-        self._sock.close()
+        tcp_repair.close(self._sock)
         self._capsule.close()
 
     # -- OldServerPort

@@ -204,6 +204,15 @@ def read_socket_options(sock: socket.socket) -> SoSnapshot:
     return SoSnapshot(so_state=0, so_options=options, so_linger=seconds if on else -1)
 
 
+def close(sock: socket.socket) -> None:
+    """Close it without waiting for what it has still to send, also if the application has set SO_LINGER."""
+    if sock.fileno() >= 0:
+        on, seconds = struct.unpack("=ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
+        if on and seconds:  # without seconds, it is a reset that is wanted
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
+    sock.close()
+
+
 def destroy(sock: socket.socket) -> None:
     """End a frozen socket without a segment, and wake whoever waits in it, in any process, with an error.
 
