@@ -218,6 +218,7 @@ class ServerConnection:
 
     def close_silently(self) -> None:
         self._capsule.fence = Fence.MIGRATED
+        self._side.datapath.departed(self.four_tuple)
         tcp_repair.destroy(self._sock)
         self.release()
         self.announcement = None

@@ -44,7 +44,7 @@ class ServerSide:
         self.control = ControlNetwork(own, self.others, pool.credentials, self._on_frame)
         self.drain: Drain | None = None
         """What `mtcp drain` has begun; meanwhile this server takes no connections from others."""
-        self._datapath = datapath
+        self.datapath = datapath
         self._segments = segments
         self._events = events
         self._listeners: dict[int, list[Channel]] = {}
@@ -88,7 +88,7 @@ class ServerSide:
 
     def listen(self, channel: Channel, port: int) -> None:
         """`channel` is about to listen on `port`."""
-        self._datapath.listen(port)
+        self.datapath.listen(port)
         channels = self._listeners.setdefault(port, [])
         if channel not in channels:
             channels.append(channel)
@@ -99,7 +99,7 @@ class ServerSide:
             channels.remove(channel)
         if not channels:
             self._listeners.pop(port, None)
-            self._datapath.unlisten(port)
+            self.datapath.unlisten(port)
 
     def attach(self, channel: Channel, fds: list[int]) -> None:
         """`channel` has accepted a connection: its socket, capsule and lifeline, of which this keeps duplicates.
@@ -109,11 +109,11 @@ class ServerSide:
         with ExitStack() as undo:
             sock, capsule, lifeline = _duplicates(fds, undo)
             four_tuple = tcp_repair.four_tuple_of(sock)
-            accepted = self._datapath.accepted(four_tuple)
+            accepted = self.datapath.accepted(four_tuple)
             if accepted is None:
                 raise NotMigratable(f"{four_tuple}: its client did not ask for M-TCP")
             undo.pop_all()
-        self._datapath.forget(four_tuple)
+        self.datapath.forget(four_tuple)
         origins = Origins(accepted.rcv_nxt, accepted.snd_nxt, accepted.snd_nxt, 0)
         connection = ServerConnection(self, sock, capsule, lifeline, channel, origins, accepted.key)
         self.add(connection)
@@ -245,7 +245,7 @@ class ServerSide:
                 del self._connections[connection.four_tuple]
         if self.drain is not None and self.drain.on_timer(now):
             self.drain = None
-        self._datapath.refill_keys()
+        self.datapath.refill_keys()
 
     def deadlines(self) -> Iterator[float]:
         """When somebody wants to be woken."""

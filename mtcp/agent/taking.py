@@ -73,6 +73,7 @@ class Taking:
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
         self._side.event("reply_received", self, self.role.attempt)
         self._side.superseded(self)
+        self._side.datapath.returned(self.four_tuple)
         try:
             self._sock = tcp_repair.restore(reply, self.four_tuple, client_rcv_nxt, client_window)
         except OSError as error:

@@ -235,6 +235,17 @@ class Datapath:
         """Drop the record; does nothing if there is none. Unforgotten ones make room for new ones, oldest first."""
         loader.map_delete(self._maps.accepted, layout.tuple_key(four_tuple))
 
+    def departed(self, four_tuple: FourTuple) -> None:
+        """The connection of a server here (local) has left: drop its late segments, up to the next SYN.
+
+        The oldest ones are forgotten when there are too many, or by `returned`.
+        """
+        loader.map_update(self._maps.departed, layout.tuple_key(four_tuple.reversed), _index_bytes(1))
+
+    def returned(self, four_tuple: FourTuple) -> None:
+        """It is here again; does nothing if it never left."""
+        loader.map_delete(self._maps.departed, layout.tuple_key(four_tuple.reversed))
+
     def refill_keys(self) -> None:
         """Make random keys for as many handshakes as the capacity; without keys, servers here answer plain TCP."""
         while loader.queue_push(self._maps.keys, os.urandom(layout.KEY_LENGTH)):

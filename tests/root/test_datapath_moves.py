@@ -31,6 +31,7 @@ from tests.root.two_hosts import (
     segments,
     silent,
     take_over,
+    tuple_of,
     two_hosts,
     until,
 )
@@ -255,3 +256,24 @@ def test_there_and_back_and_on(network: Network) -> None:
 def settle(*sockets: socket.socket) -> None:
     """Wait until all is acknowledged."""
     until(lambda: not any(outstanding(sock) for sock in sockets))
+
+
+def test_late_segments_of_a_connection_that_has_left_are_not_answered(network: Network) -> None:
+    """But those of a new connection with the same addresses are."""
+    _, datapath = network.attach()
+    listener = network.listener()
+    client, server = network.connect(listener)
+    four_tuple = tuple_of(server)
+    tap = network.client.capture("c0")
+    datapath.departed(four_tuple)
+    server.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)
+    server.close()
+    client.sendall(b"late")
+    assert not any(segment.flags & 4 for segment in segments(tap))
+    datapath.returned(four_tuple)
+    until(lambda: any(segment.flags & 4 for segment in segments(tap)))
+    datapath.departed(four_tuple)
+    client.close()
+    again, answering = network.connect(listener, four_tuple.remote.port)
+    again.sendall(b"hello")
+    assert read_exactly(answering, 5) == b"hello"

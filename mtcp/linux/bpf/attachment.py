@@ -96,6 +96,7 @@ def _create(capacity: int, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, 
         keys=table("keys", MapType.QUEUE, 0, layout.KEY_LENGTH, capacity),
         handshakes=table("handshakes", MapType.LRU_HASH, key, layout.KEY_LENGTH, 2 * capacity),
         accepted=table("accepted", MapType.LRU_HASH, key, layout.ACCEPTED.SIZE, 2 * capacity),
+        departed=table("departed", MapType.LRU_HASH, key, 4, 2 * capacity),
     )
     for index in range(capacity):
         loader.queue_push(maps.free, struct.pack("=I", index))

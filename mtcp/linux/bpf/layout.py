@@ -29,7 +29,7 @@ from typing import NamedTuple
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
-LAYOUT_VERSION = 3  # part of the names of maps; raise it whenever anything below changes
+LAYOUT_VERSION = 4  # part of the names of maps; raise it whenever anything below changes
 
 # -- TCP option (PROTOCOL.md, set-up) --
 
@@ -174,6 +174,7 @@ class Maps(NamedTuple):
     keys: int  # queue of random keys
     handshakes: int  # LRU hash: server's 4-tuple -> key, from SYN-ACK to ACK
     accepted: int  # LRU hash: server's 4-tuple -> ACCEPTED
+    departed: int  # LRU hash: 4-tuple as segments come in, of connections that have left this server -> u32 1
 
 
 _NUMBERS = {1: struct.Struct("=B"), 2: struct.Struct("=H"), 4: struct.Struct("=I"), 8: struct.Struct("=Q")}

@@ -30,6 +30,13 @@ def update(asm: Assembler, fd: int, key: Field, value: Field, failed: str) -> No
     asm.jump("!=", R0, 0, failed)
 
 
+def delete(asm: Assembler, fd: int, key: Field) -> None:
+    """Remove the key on the stack from a hash, if it is there."""
+    asm.load_map(R1, fd)
+    asm.address_of(R2, FP, key)
+    asm.call(Helper.MAP_DELETE)
+
+
 def find_entry(asm: Assembler, maps: Maps, table: int, key: Field, index: Field, missing: str) -> None:
     """R7 = entry of the connection under the key on the stack; its index goes to the stack."""
     lookup(asm, table, key, missing)

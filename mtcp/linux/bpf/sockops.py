@@ -245,10 +245,10 @@ def _passive_established(asm: Assembler, maps: Maps) -> None:
             asm.load(R1, R6, value)
         asm.store(FP, _STACK.ACCEPTED.part(field), R1)
     macros.update(asm, maps.accepted, _STACK.CONNECTION, _STACK.ACCEPTED, "done")
-    _delete(asm, maps.handshakes)
+    macros.delete(asm, maps.handshakes, _STACK.CONNECTION)
     asm.goto("done")
     asm.label("accepted plain")
-    _delete(asm, maps.accepted)
+    macros.delete(asm, maps.accepted, _STACK.CONNECTION)
     asm.goto("done")
 
 
@@ -369,9 +369,3 @@ def _pop(asm: Assembler, queue: int, to: Field, empty: str) -> None:
     asm.address_of(R2, FP, to)
     asm.call(Helper.MAP_POP)
     asm.jump("!=", R0, 0, empty)
-
-
-def _delete(asm: Assembler, table: int) -> None:
-    asm.load_map(R1, table)
-    asm.address_of(R2, FP, _STACK.CONNECTION)
-    asm.call(Helper.MAP_DELETE)

@@ -103,12 +103,13 @@ def ingress(maps: Maps) -> bytes:
     """What comes for the client's socket: only the current server's segments, as if the original server had sent them.
 
     While migrating, the next server's ACCEPT of this attempt commits the move. No other segment of it does: it may
-    have had the connection before, and what it sent then may still be on its way.
+    have had the connection before, and what it sent then may still be on its way. On a server: the client's segments
+    that were on their way when the connection left are dropped, for the kernel would answer them with RST.
     """
     asm = Assembler()
     packet.read_headers(asm)
     packet.if_control_segment(asm, "control segment")
-    macros.find_entry(asm, maps, maps.ingress, _STACK.CONNECTION, _STACK.INDEX, "pass")
+    macros.find_entry(asm, maps, maps.ingress, _STACK.CONNECTION, _STACK.INDEX, "no entry")
     _pass_if_stale(asm)
     macros.count(asm, ENTRY.INGRESS)
     asm.call(Helper.KTIME_GET_NS)
@@ -121,6 +122,15 @@ def ingress(maps: Maps) -> bytes:
     asm.jump("==", R8, EntryState.MIGRATING, "deaf")
     _see_sequence_end(asm)
     asm.goto("let in")
+
+    asm.label("no entry")
+    macros.lookup(asm, maps.departed, _STACK.CONNECTION, "pass")
+    asm.load(R1, FP, _STACK.FLAGS)
+    asm.jump("&", R1, packet.SYN, "anew")
+    asm.exit(_DROP)
+    asm.label("anew")
+    macros.delete(asm, maps.departed, _STACK.CONNECTION)
+    asm.exit(_NEXT)
 
     asm.label("not current")
     asm.load(R1, FP, _STACK.FLAGS)
