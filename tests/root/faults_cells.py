@@ -173,10 +173,11 @@ DEEDS = (
     Deed("s1-application", "S1's application is killed", "mmmmmmmmm"),
     Deed("s1-application-stopped", "S1's application is stopped (SIGSTOP)", "mmmmmmmmm"),
     Deed("s1-application-starved", "S1's application gets 1 % of a processor", "mmmmmmmmm"),
+    Deed("control-reset", "the control connections are closed", "mmmmmmmmm"),
     Deed("control-cut", "the control network is cut for 1 s", "mmmmmmmmm", 1.0),
     Deed("control-gone", "the control network is cut", "ssssmmmmm"),
     Deed("link-cut", "C's link is cut for 1 s", "mmmmmmmmm", 1.0),
-    Deed("link-gone", "C's link is cut for 7 s", "sssssssmm", 7.0),
+    Deed("link-gone", "C's link is cut for 6 s", "sssssssmm", 6.0),
     Deed("s1-host", "S1's host is gone", "eeeemmmmm"),
 )
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,7 @@ class Proxy:
         self.alter: Alter = lambda frame: frame
         """What is made of every frame before anything else; None: it is lost."""
         self.at = f"{_address(other.control)[0]}:{PORT}"
+        self._writers: set[asyncio.StreamWriter] = set()
         self._loop = asyncio.new_event_loop()
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name=f"proxy {own.name}-{other.name}", daemon=True)
@@ -62,14 +63,23 @@ class Proxy:
         self._loop.run_until_complete(asyncio.gather(*tasks, return_exceptions=True))
         self._loop.close()
 
+    def reset(self) -> None:
+        """Close all connections, at both ends; new ones may come."""
+
+        def close() -> None:
+            for writer in self._writers:
+                writer.transport.abort()
+
+        self._loop.call_soon_threadsafe(close)
+
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        with contextlib.suppress(OSError), contextlib.closing(writer):
+        with contextlib.suppress(OSError), self._closing(writer):
             try:
                 onward = await self._dial()
             except OSError:
                 await asyncio.sleep(REFUSAL)
                 raise
-            with contextlib.closing(onward[1]):
+            with self._closing(onward[1]):
                 pumps = [
                     asyncio.create_task(self._pump(reader, onward[1], self._own.name, self._other.name)),
                     asyncio.create_task(self._pump(onward[0], writer, self._other.name, self._own.name)),
@@ -79,6 +89,15 @@ class Proxy:
                 await asyncio.sleep(LINGER)
                 for pump in pumps:
                     pump.cancel()
+
+    @contextlib.contextmanager
+    def _closing(self, writer: asyncio.StreamWriter) -> Iterator[None]:
+        self._writers.add(writer)
+        try:
+            yield
+        finally:
+            self._writers.discard(writer)
+            writer.close()
 
     async def _dial(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         address = _address(self._other.control)

@@ -7,6 +7,7 @@ import json
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
@@ -18,7 +19,7 @@ from analysis import capture
 from mtcp.agent import local
 from mtcp.errors import MtcpError
 from testbed.pool import Server
-from testbed.processes import Program
+from testbed.processes import Program, checked
 from tests.root.faults_paths import Faults
 from tests.root.faults_proxy import ProxiedPool
 from tests.root.faults_wire import Wire, wired
@@ -32,6 +33,8 @@ AT_ONCE = 200
 KINDS = ("download", "conversation")
 MEASURED = os.environ.get("MTCP_TEST_FIGURES")
 """File to which the outcome of each connection is appended, as a JSON line."""
+LET_GO = 5.0
+"""Seconds within which a server whose connection has left knows it, when nothing is in the way any more."""
 GOES_ON = 20.0
 """Seconds after which a connection whose data stopped is called hung."""
 
@@ -169,6 +172,17 @@ class Visit:
             return [g for g in guests if now[g.port] <= before[g.port]]
 
         self.wait_until("its data goes on", stuck, seconds)
+
+    def wait_one_owner(self, guests: Sequence[Guest]) -> None:
+        """Wait until of the servers' kernels just one has each connection: the others have heard that it has left."""
+        hosts = self._stage.scene.net.servers
+
+        def elsewhere() -> list[Guest]:
+            sockets = "".join(checked(host, "ss", "-Htn", "state", "established") for host in hosts)
+            peers = Counter(line.split()[3].rsplit(":", 1)[1] for line in sockets.splitlines())
+            return [g for g in guests if peers[str(g.port)] != 1]
+
+        self.wait_until("one server has it", elsewhere, LET_GO)
 
     def request(self, guest: Guest, to: str) -> Future[Outcome | str]:
         """Ask the client's agent for a move; the answer, or the refusal as a text."""

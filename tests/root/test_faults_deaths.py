@@ -122,6 +122,13 @@ def interfaces_down(stage: Stage, numbers: tuple[int, ...], seconds: float | Non
 
 
 @contextlib.contextmanager
+def control_reset(stage: Stage) -> Iterator[None]:
+    for proxy in stage.pool.proxies:
+        proxy.reset()
+    yield
+
+
+@contextlib.contextmanager
 def link_cut(stage: Stage, seconds: float) -> Iterator[None]:
     stage.wire.cut = True
     timer = threading.Timer(seconds, setattr, [stage.wire, "cut", False])
@@ -139,10 +146,12 @@ def do(stage: Stage, deed: Deed) -> contextlib.AbstractContextManager[None]:
             return applications_killed(stage)
         case ["s1", "application", how]:
             return applications_stopped(stage, 0.01 if how == "starved" else 0.0)
+        case ["control", "reset"]:
+            return control_reset(stage)
         case ["control", how]:
             return interfaces_down(stage, (1,), 1.0 if how == "cut" else None)
         case ["link", how]:
-            return link_cut(stage, 1.0 if how == "cut" else 7.0)
+            return link_cut(stage, 1.0 if how == "cut" else 6.0)
         case _:
             return interfaces_down(stage, (0, 1), None)
 
@@ -177,6 +186,7 @@ def run(stage: Stage, deed: Deed) -> Trials:
             visit.second_at_ns = time.time_ns()
         visit.move_again(living)
         visit.wait_progress(living)
+        visit.wait_one_owner(living)
     trials: Trials = {}
     for guest in guests:
         step = step_of[guest.port]

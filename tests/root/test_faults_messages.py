@@ -62,6 +62,7 @@ def run(stage: Stage, cells: list[Cell]) -> Trials:
             courses[port] = Course.MOVES
         visit.move_again(guests)
         visit.wait_progress(guests)
+        visit.wait_one_owner(guests)
     result: Trials = {}
     for guest in guests:
         cell = cell_of[guest.port]
