@@ -105,10 +105,13 @@ def _seconds(text: str) -> float:
 
 def _agent(options: argparse.Namespace) -> int:
     from mtcp.agent.daemon import Settings, run  # the only command that needs the engine
+    from mtcp.agent.sparing import Sparing
     from mtcp.linux.host import cgroup2_root, interfaces
     from mtcp.pool import Pool
 
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Sparing())
     pool = Pool.load(options.pool) if options.pool else None
     if pool is not None:
         pool.named(options.name)

@@ -197,6 +197,7 @@ class Agent:
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = {"name": self._settings.name, "interfaces": list(self._settings.interfaces)}
         status["client_connections"] = len(self._client.connections())
+        status["control_segments"] = self._segments.counters()
         if self._server is not None:
             status |= self._server.status()
         return status

@@ -14,13 +14,18 @@ from enum import IntFlag
 
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.errors import RemoteProtocolError
-from mtcp.linux.tcp_repair import RETURN_0, attach_filter
+from mtcp.linux.admission import Admission
+from mtcp.linux.tcp_repair import RETURN_0, SO_RCVBUFFORCE, attach_filter
 from mtcp.wire import options
 from mtcp.wire.options import AnyOption
 
-ETH_P_ALL, ETH_P_IP, ETH_P_IPV6 = 0x0003, 0x0800, 0x86DD
+ETH_P_ALL = 0x0003
 PACKET_IGNORE_OUTGOING = 23
 SOL_PACKET = 263
+BUFFER = 1 << 24
+"""Bytes that wait to be received, a kilobyte or so for each segment: room for the bursts of mtcp.linux.admission."""
+BATCH = 64
+"""Segments that are received without a look at anything else: some milliseconds."""
 _IPV4 = struct.Struct("!BBHHHBBH4s4s")
 _IPV6 = struct.Struct("!IHBB16s16s")
 _TCP = struct.Struct("!HHIIBBHHH")
@@ -89,31 +94,6 @@ def parse(packet: bytes) -> Segment:
     return Segment(FourTuple(local, remote), seq, ack, TcpFlags(flags & 0x1F), window, option)
 
 
-# AF_PACKET/SOCK_DGRAM hands over from the IP header on: TCP, not a fragment, and 253/0x4D54 as the first option.
-# IPv6 extension headers are not looked behind: the tc programs do not either.
-_FILTER = (
-    (0x28, 0, 0, 0xFFFFF000),  # A = Ethertype (SKF_AD_PROTOCOL)
-    (0x15, 0, 4, ETH_P_IPV6),
-    (0x30, 0, 0, 6),  # A = next header
-    (0x15, 0, 14, socket.IPPROTO_TCP),
-    (0x01, 0, 0, _IPV6.size),  # X = length of the IP header
-    (0x05, 0, 0, 6),
-    (0x15, 0, 11, ETH_P_IP),
-    (0x30, 0, 0, 9),  # A = protocol
-    (0x15, 0, 9, socket.IPPROTO_TCP),
-    (0x28, 0, 0, 6),  # A = flags and fragment offset
-    (0x45, 7, 0, 0x1FFF),
-    (0xB1, 0, 0, 0),  # X = length of the IP header
-    (0x48, 0, 0, 20),  # A = kind and length of the first option
-    (0x54, 0, 0, 0xFF00),
-    (0x15, 0, 3, options.KIND << 8),
-    (0x48, 0, 0, 22),  # A = ExID
-    (0x15, 0, 1, options.EXID),
-    (0x06, 0, 0, 0xFFFF),
-    (0x06, 0, 0, 0),
-)
-
-
 def _raw_socket(family: socket.AddressFamily) -> socket.socket:
     sock = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_RAW)
     sock.setblocking(False)
@@ -124,20 +104,26 @@ class ControlSegments:
     """Sends and receives control segments in this network namespace."""
 
     def __init__(self) -> None:
-        """PermissionError without CAP_NET_RAW."""
+        """PermissionError without CAP_NET_RAW and CAP_BPF."""
+        self._admission = Admission()
         self._out = {4: _raw_socket(socket.AF_INET)}  # by the number of bytes of an address
         with contextlib.suppress(OSError):  # a kernel without IPv6
             self._out[16] = _raw_socket(socket.AF_INET6)
         # For all protocols, not IP alone: only such a socket sees a packet before tc does.
         self._in = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self._in.setblocking(False)
+        self._in.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         self._in.setsockopt(SOL_PACKET, PACKET_IGNORE_OUTGOING, 1)
         attach_filter(self._in, RETURN_0)
         # The socket listens from its first moment on: let go of what came before the filter.
         with contextlib.suppress(BlockingIOError):
             while True:
                 self._in.recv(1)
-        attach_filter(self._in, *_FILTER)
+        self._admission.attach(self._in)
+
+    def counters(self) -> dict[str, int]:
+        """How many were let through to here, and how many were dropped because they were too many."""
+        return self._admission.counters()
 
     def fileno(self) -> int:
         """Readable when a segment has arrived."""
@@ -149,8 +135,11 @@ class ControlSegments:
         self._out[len(remote.packed)].sendto(build(segment), (remote.ip, 0))
 
     def receive(self) -> Iterator[Segment | RemoteProtocolError]:
-        """Everything that has arrived; a malformed one comes as the error that says so."""
-        while True:
+        """What has arrived, up to a bound, so that a flood leaves time for all else; the socket stays readable.
+
+        A malformed one comes as the error that says so.
+        """
+        for _ in range(BATCH):
             try:
                 packet = self._in.recv(2048)
             except BlockingIOError:
@@ -163,3 +152,4 @@ class ControlSegments:
     def close(self) -> None:
         for sock in (*self._out.values(), self._in):
             sock.close()
+        self._admission.close()

@@ -126,7 +126,9 @@ def test_second_agent(scene: Scene) -> None:
     line = on(scene.net.client, *agent(scene, scene.net.client))
     assert "an mtcp agent runs on this host already" in line
     assert left_behind() == before
-    assert scene.ask({"op": "status"})["name"] == "client"
+    status = scene.ask({"op": "status"})
+    assert status["name"] == "client"
+    assert {"migrate taken", "migrate over_source_limit", "migrate over_limit"} <= status["control_segments"].keys()
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,7 @@ class MapType(IntEnum):
 
 
 class ProgramType(IntEnum):
+    SOCKET_FILTER = 1
     SCHED_CLS = 3
     SOCK_OPS = 13
     SYSCALL = 31

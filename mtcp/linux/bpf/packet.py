@@ -16,9 +16,8 @@ from mtcp.linux.bpf.layout import OPTION_EXID, OPTION_KIND, SUBTYPE_CAPABLE, TUP
 _ETH_P_IP, _ETH_P_IPV6 = (struct.unpack("=H", struct.pack("!H", number))[0] for number in (0x0800, 0x86DD))
 TCP, FIN, SYN, RST, ACK = 6, 0x01, 0x02, 0x04, 0x10
 _PSEUDO_HEADER = 0x10  # l4_csum_replace: the address is part of the pseudo header
-_ETHERNET, _IPV4_LENGTH, _IPV6_LENGTH, _TCP_LENGTH = 14, 20, 40, 20
-_IPV4_CHECKSUM = _ETHERNET + 10
-_AFTER_IPV4, _AFTER_IPV6 = _ETHERNET + _IPV4_LENGTH, _ETHERNET + _IPV6_LENGTH  # where the TCP header is
+ETHERNET, _IPV4_LENGTH, IPV6_LENGTH, _TCP_LENGTH = 14, 20, 40, 20
+_IPV4_CHECKSUM = ETHERNET + 10
 ACKNOWLEDGEMENT, _CHECKSUM, OPTIONS = 8, 16, _TCP_LENGTH  # offsets in the TCP header
 
 
@@ -56,7 +55,7 @@ class _IPV6:
 class STACK:
     """Both headers as they are in an IPv6 packet (those of IPv4 are made so), and room to work."""
 
-    IPV6 = Field(-64, _IPV6_LENGTH + _TCP_LENGTH)
+    IPV6 = Field(-64, IPV6_LENGTH + _TCP_LENGTH)
     IPV4 = Field(-44, _IPV4_LENGTH + _TCP_LENGTH)
     CONNECTION = Field(-56, TUPLE.SIZE)
     SOURCE = End(CONNECTION.part(TUPLE.SOURCE_IP), CONNECTION.part(TUPLE.SOURCE_PORT))
@@ -75,28 +74,28 @@ class STACK:
 
 
 _ADDRESS_AT = {  # in the packet, by IPv4 and by IPv6
-    STACK.SOURCE: (_ETHERNET + 12, _ETHERNET + 8),
-    STACK.DESTINATION: (_ETHERNET + 16, _ETHERNET + 24),
+    STACK.SOURCE: (ETHERNET + 12, ETHERNET + 8),
+    STACK.DESTINATION: (ETHERNET + 16, ETHERNET + 24),
 }
 
 
-def read_headers(asm: Assembler) -> None:
-    """R6 = packet, its headers on the stack; all but plain TCP goes to "pass"."""
+def read_headers(asm: Assembler, network: int = ETHERNET) -> None:
+    """R6 = packet, its headers on the stack; all but plain TCP goes to "pass". `network`: where the IP header is."""
     asm.mov(R6, R1)
     asm.load(R2, R6, SKB.PROTOCOL)
     asm.jump("==", R2, _ETH_P_IP, "ipv4")
     asm.jump("!=", R2, _ETH_P_IPV6, "pass")
-    asm.mov(R2, _ETHERNET)
+    asm.mov(R2, network)
     load_at_r2(asm, STACK.IPV6, "pass")
     asm.load(R2, FP, STACK.IPV6.part(_IPV6.NEXT_HEADER))
     asm.jump("!=", R2, TCP, "pass")
     asm.load(R1, FP, STACK.IPV6.part(_IPV6.PAYLOAD_LENGTH))
     asm.swap_be(R1, 16)
-    _store_tcp_place(asm, _AFTER_IPV6)
+    _store_tcp_place(asm, network + IPV6_LENGTH)
     asm.goto("headers read")
 
     asm.label("ipv4")
-    asm.mov(R2, _ETHERNET)
+    asm.mov(R2, network)
     load_at_r2(asm, STACK.IPV4, "pass")
     asm.load(R2, FP, STACK.IPV4.part(_IPV4.VERSION_IHL))
     asm.jump("!=", R2, 0x45, "pass")
@@ -114,7 +113,7 @@ def read_headers(asm: Assembler) -> None:
     asm.jump("==", R1, 0, "ipv4 length unknown")
     asm.sub(R1, _IPV4_LENGTH)
     asm.label("ipv4 length unknown")
-    _store_tcp_place(asm, _AFTER_IPV4)
+    _store_tcp_place(asm, network + _IPV4_LENGTH)
     asm.label("headers read")
 
 
@@ -201,7 +200,7 @@ def readdress(asm: Assembler, old: End) -> None:
     asm.call(Helper.CSUM_DIFF)  # the prefix of IPv4 is in both, and cancels out
     asm.mov(R9, R0)
     asm.load(R2, FP, STACK.TCP_AT)
-    asm.jump("==", R2, _AFTER_IPV6, ipv6)
+    asm.jump("==", R2, ETHERNET + IPV6_LENGTH, ipv6)
     asm.mov(R2, _IPV4_CHECKSUM)
     _add_to_checksum(asm, Helper.L3_CSUM_REPLACE, 0)
     asm.mov(R2, in_ipv4)
