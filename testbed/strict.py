@@ -10,8 +10,8 @@ from testbed.errors import TestbedError
 
 SOURCE = Path(__file__).parent / "clients" / "strict.c"
 DOWNLOADS = ("recv", "waitall", "timeout", "poll", "select", "epoll", "epoll-et")
-"""Modes that download over one connection."""
-MODES = (*DOWNLOADS, "two", "upload", "threads", "turns")
+"""Modes that download."""
+MODES = (*DOWNLOADS, "upload", "threads", "exchange", "turns")
 
 
 def compile_strict(directory: Path) -> Path:

@@ -1,13 +1,16 @@
 /*
  * A strict client of testbed.services.stream: plain POSIX, knows nothing of M-TCP, forgives nothing.
  *
- *     strict [-g] [-c chunk] [-i interval_us] MODE ADDRESS PORT BYTES
+ *     strict [-g] [-c chunk] [-i interval_us] [-e export_every] [-n connections] MODE ADDRESS PORT BYTES
  *
- * MODE: recv waitall timeout poll select epoll epoll-et two   download by that means (two: two connections, two threads)
- *       upload                                                blocking send
- *       threads                                               echo: one thread writes while another reads
- *       turns                                                 echo: each line on stdin sends BYTES and reads them back
+ * MODE: recv waitall timeout poll select epoll epoll-et   download by that means
+ *       upload                                            blocking send
+ *       threads                                           echo: one thread writes while another reads
+ *       exchange                                          echo: chunk by chunk, each read back before the next is sent
+ *       turns                                             echo: each line on stdin sends BYTES and reads them back
  * -g: wait for a line on stdin between the request and the first read (or write).
+ * -e: in echo modes, have the server export no more often than every so many bytes.
+ * -n: in download modes, so many connections at once, a thread and BYTES for each.
  *
  * Prints one line of JSON. Exit status 0 only if every byte was right and no call did what its manual page allows but
  * an undisturbed connection never shows.
@@ -30,13 +33,13 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PERIOD = 1048573, BLOCK = 1 << 16, DOWN = 0, UP = 1, LIMIT_S = 10 };
+enum { PERIOD = 1048573, BLOCK = 1 << 16, DOWN = 0, UP = 1, LIMIT_S = 10, MOST = 64 };
 
 static unsigned char table[2][2 * PERIOD];
 static struct sockaddr_storage server;
 static socklen_t server_size;
 static const char *mode;
-static long total, chunk = BLOCK, interval_us;
+static long total, chunk = BLOCK, interval_us, export_every, connections = 1;
 static int gated;
 
 /* What an application must never see; the number of times that it was seen. */
@@ -304,10 +307,17 @@ static void *writer(void *fd)
     return NULL;
 }
 
+static int open_echo(void)
+{
+    char request[48];
+    snprintf(request, sizeof request, "ECHO %ld\n", export_every);
+    return open_connection(request);
+}
+
 static void both_ways(void)
 {
     pthread_t thread;
-    int fd = open_connection("ECHO\n");
+    int fd = open_echo();
     gate();
     pthread_create(&thread, NULL, writer, (void *)(long)fd);
     read_blocking(fd, 0);
@@ -315,26 +325,46 @@ static void both_ways(void)
     close(fd);
 }
 
+/* Send bytes [offset, offset + n) and read them back; the new offset, which is short of that after an error. */
+static long turn(int fd, long offset, long n)
+{
+    unsigned char buffer[BLOCK];
+    long last = 0, end = offset + n;
+    if (!send_all(fd, table[DOWN] + offset % PERIOD, n))
+        return offset;
+    while (offset < end) {
+        ++calls;
+        ssize_t got = recv(fd, buffer, end - offset < BLOCK ? end - offset : BLOCK, MSG_WAITALL);
+        if (got <= 0) {
+            got ? note_errno("recv") : note(&early_ends, "recv", offset);
+            break;
+        }
+        last = 0;
+        offset = take(buffer, offset, got, &last);
+    }
+    check_peer(fd);
+    return offset;
+}
+
+static void exchange(void)
+{
+    long offset = 0, due = 0;
+    int fd = open_echo();
+    gate();
+    while (offset < total && !first_error[0]) {
+        offset = turn(fd, offset, total - offset < chunk ? total - offset : chunk);
+        pace(&due);
+    }
+    close(fd);
+}
+
 /* Sends nothing until told: the connection is idle in between. */
 static void turns(void)
 {
-    unsigned char buffer[BLOCK];
-    long offset = 0, last = 0;
-    int fd = open_connection("ECHO\n");
+    long offset = 0;
+    int fd = open_echo();
     while (getchar() != EOF && !first_error[0]) {
-        if (!send_all(fd, table[DOWN] + offset % PERIOD, total))
-            break;
-        for (long end = offset + total; offset < end;) {
-            ++calls;
-            ssize_t n = recv(fd, buffer, end - offset < BLOCK ? end - offset : BLOCK, MSG_WAITALL);
-            if (n <= 0) {
-                n ? note_errno("recv") : note(&early_ends, "recv", offset);
-                break;
-            }
-            last = 0;
-            offset = take(buffer, offset, n, &last);
-        }
-        check_peer(fd);
+        offset = turn(fd, offset, total);
         printf("turn\n");
         fflush(stdout);
     }
@@ -351,16 +381,19 @@ static void on_pipe(int signal)
 int main(int argc, char **argv)
 {
     int option;
-    while ((option = getopt(argc, argv, "gc:i:")) != -1) {
+    while ((option = getopt(argc, argv, "gc:i:e:n:")) != -1) {
         switch (option) {
         case 'g': gated = 1; break;
         case 'c': chunk = atol(optarg); break;
         case 'i': interval_us = atol(optarg); break;
+        case 'e': export_every = atol(optarg); break;
+        case 'n': connections = atol(optarg); break;
         default: return 2;
         }
     }
-    if (argc - optind != 4) {
-        fprintf(stderr, "usage: strict [-g] [-c chunk] [-i interval_us] MODE ADDRESS PORT BYTES\n");
+    if (argc - optind != 4 || connections < 1 || connections > MOST) {
+        fprintf(stderr, "usage: strict [-g] [-c chunk] [-i interval_us] [-e export_every] [-n connections (1-%d)] "
+                        "MODE ADDRESS PORT BYTES\n", MOST);
         return 2;
     }
     mode = argv[optind];
@@ -380,12 +413,8 @@ int main(int argc, char **argv)
     } else if (!strcmp(mode, "turns")) {
         turns();
         wanted = total;
-    } else if (!strcmp(mode, "two")) {
-        pthread_t thread;
-        pthread_create(&thread, NULL, download, NULL);
-        download(NULL);
-        pthread_join(thread, NULL);
-        wanted = 2 * total;
+    } else if (!strcmp(mode, "exchange")) {
+        exchange();
     } else {
         static const char *modes[] = {"recv", "waitall", "timeout", "poll", "select", "epoll", "epoll-et", NULL};
         int known = 0;
@@ -395,7 +424,13 @@ int main(int argc, char **argv)
             fprintf(stderr, "strict: unknown mode %s\n", mode);
             return 2;
         }
+        pthread_t others[MOST];
+        for (int i = 1; i < connections; ++i)
+            pthread_create(&others[i], NULL, download, NULL);
         download(NULL);
+        for (int i = 1; i < connections; ++i)
+            pthread_join(others[i], NULL);
+        wanted = connections * total;
     }
     long violations = interrupted + short_counts + error_events + would_block + timeouts + early_ends + mismatches +
                       peer_changed + broken_pipes + other_errors;

@@ -6,11 +6,11 @@ A client's first line says what it wants:
 
     DOWN bytes chunk interval_us    so many bytes, `chunk` of them every interval; 0: as fast as they go
     UP bytes                        it sends so many; the answer is "OK bytes" or "BAD offset"
-    ECHO                            everything comes back
+    ECHO [every]                    everything comes back; it exports when `every` more bytes have (0: at once)
 
 Byte i of a direction is `pattern`'s (testbed/clients/strict.c has the same). What each must export differs:
 DOWN nothing, since its request is read again and the library knows where in the stream the client is; UP how far it
-has verified; ECHO only that it is one.
+has verified; ECHO only that it is one, but all that came since is read, and written, again.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ def serve(connection: mtcp.Connection) -> None:
         elif what == "UP":
             up(connection, rest, *map(int, numbers))
         else:
-            echo(connection, rest)
+            echo(connection, rest, *map(int, numbers))
 
 
 def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) -> None:
@@ -99,12 +99,18 @@ def up(connection: mtcp.Connection, data: bytes, total: int, offset: int = 0) ->
     connection.sendall(b"OK %d\n" % total)
 
 
-def echo(connection: mtcp.Connection, data: bytes) -> None:
+def echo(connection: mtcp.Connection, data: bytes, every: int = 0) -> None:
+    unexported = len(data)
     connection.sendall(data)
-    connection.export_state(b"ECHO\n")
-    while data := connection.recv(PIECE):
+    while True:
+        if unexported >= every:
+            connection.export_state(b"ECHO %d\n" % every)
+            unexported = 0
+        data = connection.recv(PIECE)
+        if not data:
+            return
         connection.sendall(data)
-        connection.export_state(b"ECHO\n")
+        unexported += len(data)
 
 
 async def serve_async(connection: aio.Connection) -> None:
@@ -125,7 +131,7 @@ async def serve_async(connection: aio.Connection) -> None:
             elif what == "UP":
                 await up_async(connection, rest, *map(int, numbers))
             else:
-                await echo_async(connection, rest)
+                await echo_async(connection, rest, *map(int, numbers))
 
 
 async def down_async(connection: aio.Connection, total: int, chunk: int, interval_us: int) -> None:
@@ -154,12 +160,18 @@ async def up_async(connection: aio.Connection, data: bytes, total: int, offset: 
     await connection.sendall(b"OK %d\n" % total)
 
 
-async def echo_async(connection: aio.Connection, data: bytes) -> None:
+async def echo_async(connection: aio.Connection, data: bytes, every: int = 0) -> None:
+    unexported = len(data)
     await connection.sendall(data)
-    await connection.export_state(b"ECHO\n")
-    while data := await connection.recv(PIECE):
+    while True:
+        if unexported >= every:
+            await connection.export_state(b"ECHO %d\n" % every)
+            unexported = 0
+        data = await connection.recv(PIECE)
+        if not data:
+            return
         await connection.sendall(data)
-        await connection.export_state(b"ECHO\n")
+        unexported += len(data)
 
 
 async def main_async(port: int) -> None:

@@ -47,7 +47,7 @@ def test_a_process_per_connection(scene: Scene, strict: Path, mode: str) -> None
 def test_two_connections_of_one_client(scene: Scene, strict: Path) -> None:
     """Each of the server's processes has had a copy of the other's connection."""
     with scene.watched("fork-two"):
-        client = scene.client(strict, "two", SERVERS[0], FORKING, str(PER_SECOND // 4))
+        client = scene.client(strict, "-n", "2", "recv", SERVERS[0], FORKING, str(PER_SECOND // 4))
         both = scene.wait_for_connections(2)
         outcomes = {connection: scene.moves(connection, 5, seed=2) for connection in both}
         assert client.runs

@@ -156,7 +156,7 @@ def test_moves_in_quick_succession(scene: Scene, strict: Path, mode: str) -> Non
 
 def test_two_connections_of_one_process_at_once(scene: Scene, strict: Path) -> None:
     with scene.watched("two"):
-        client = scene.client(strict, "two", SERVERS[0], STREAM, str(PER_SECOND // 2))
+        client = scene.client(strict, "-n", "2", "recv", SERVERS[0], STREAM, str(PER_SECOND // 2))
         both = scene.wait_for_connections(2)
         outcomes: dict[str, list[Outcome]] = {connection: [] for connection in both}
         for _ in range(MOVES // 2):
