@@ -14,6 +14,7 @@ import pytest
 from testbed import sandbox
 from testbed.capture import Capture
 from testbed.links import LinkError, ShapedLink
+from testbed.loss import Loss
 from testbed.processes import CommandError, Program, checked
 from topologies.two_servers import Running, running
 
@@ -116,3 +117,17 @@ def test_a_program_that_ends_early_is_an_error(network: Running) -> None:
     with pytest.raises(CommandError, match="sh on s1 ended with code 3: no such file"):
         program.wait_for("ready")
     assert time.monotonic() - start < 5
+
+
+def test_so_many_packets_are_lost_and_captured(network: Running, tmp_path: Path) -> None:
+    network.set_bw(50)
+    with Loss(network.net, 10.0, tmp_path / "lost.pcap") as loss:
+        out, _, _ = network.client.pexec("ping", "-q", "-c", "2000", "-i", "0.001", "10.0.0.1")
+    arrived = int(out.partition(" received")[0].rpartition(" ")[2])
+    assert 2000 * 0.76 < arrived < 2000 * 0.86, out  # there and back: 81 %
+    assert loss.drops == 0
+    assert 0.08 < loss.lost / loss.passed < 0.12
+    packets = checked(network.client, "tcpdump", "-r", str(tmp_path / "lost.pcap"), "-n")
+    assert packets.count("ICMP") == loss.lost >= 2000 - arrived
+    out, _, _ = network.client.pexec("ping", "-q", "-c", "200", "-i", "0.001", "10.0.0.1")
+    assert " 0% packet loss" in out

@@ -39,9 +39,11 @@ class Helper(IntEnum):
     MAP_UPDATE = 2
     MAP_DELETE = 3
     KTIME_GET_NS = 5
+    GET_PRANDOM_U32 = 7
     SKB_STORE_BYTES = 9
     L3_CSUM_REPLACE = 10
     L4_CSUM_REPLACE = 11
+    REDIRECT = 23
     SKB_LOAD_BYTES = 26
     CSUM_DIFF = 28
     CSUM_UPDATE = 40
