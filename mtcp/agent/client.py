@@ -333,6 +333,9 @@ class ClientSide:
         `to`: the server's address, or all that its name has.
         """
         chosen = self._choose(connection)
+        # A move may be decided on the instant the last one has committed: note that now, not when it is due.
+        self.on_datapath()
+        self._confirm(chosen, time.monotonic())
         addresses = [to] if isinstance(to, str) else to
         offered = [s for s in chosen.known.servers if s.ip in addresses]
         if not offered and chosen.role.current.ip in addresses:
