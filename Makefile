@@ -8,7 +8,7 @@ PYTEST := $(BIN)/python -m pytest
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench fuzz faults \
+.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench fuzz faults soak soak-chain \
         experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
@@ -28,6 +28,12 @@ experiment: experiment-handover ## Run the main experiment (now: experiment-hand
 
 experiment-handover: $(READY) ## A download moves between two servers, again and again; verdict from capture and hash
 	$(SUDO) $(BIN)/python -m experiments handover $(ARGS)
+
+soak: $(READY) ## 5,000 moves of many connections while 2 % of all packets are lost
+	$(SUDO) $(BIN)/python -m experiments soak $(ARGS)
+
+soak-chain: $(READY) ## 1,000 moves in one connection over three servers, each decided when the last commits
+	$(SUDO) $(BIN)/python -m experiments chain $(ARGS)
 
 bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted calls
 	$(SUDO) $(BIN)/python -m experiments bench $(ARGS)

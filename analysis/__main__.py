@@ -1,12 +1,16 @@
-"""`python -m analysis report RUN_DIR …`: judge runs, write reports. `bench DIR`: put a bench's figures together."""
+"""`python -m analysis report RUN_DIR …`: judge runs, write reports. `bench DIR`: put a bench's figures together.
+
+`round DIR`: judge a round of a soak; `soak DIR`: put its rounds together.
+"""
 
 from __future__ import annotations
 
 import argparse
 import sys
 from pathlib import Path
+from typing import Any
 
-from analysis import bench, report
+from analysis import bench, report, soak
 from analysis.run import RunError
 
 
@@ -20,6 +24,12 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("bench", help="put the figures of a bench together, whose parts have been judged")
     command.add_argument("directory", type=Path, help="e.g. results/bench/latest")
     command.set_defaults(run=_bench)
+    command = commands.add_parser("round", help="judge a round of a soak")
+    command.add_argument("directory", type=Path, help="e.g. results/soak/latest/round/latest")
+    command.set_defaults(run=lambda options: _say(soak.judge_round(options.directory)))
+    command = commands.add_parser("soak", help="put the rounds of a soak together, which have been judged")
+    command.add_argument("directory", type=Path, help="e.g. results/soak/latest")
+    command.set_defaults(run=lambda options: _say(soak.summarise(options.directory, "round")))
     options = parser.parse_args(arguments)
     try:
         options.run(options)
@@ -37,7 +47,10 @@ def _report(options: argparse.Namespace) -> None:
 
 
 def _bench(options: argparse.Namespace) -> None:
-    figures = bench.summarise(options.directory)
+    _say(bench.summarise(options.directory))
+
+
+def _say(figures: dict[str, Any]) -> None:
     print(f"{figures['verdict']}: {figures['reason']}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -27,8 +28,8 @@ class Run:
     events: list[dict[str, Any]]
 
     @classmethod
-    def load(cls, path: Path | str) -> Run:
-        """Read the run directory at `path`; RunError if something needed is missing or malformed."""
+    def load(cls, path: Path | str, needed: Sequence[str] = ("hosts", "service_port", "client_port")) -> Run:
+        """Read the run directory at `path`; RunError if one of the facts `needed`, or else, is missing or malformed."""
         path = Path(path).resolve()
         if not path.is_dir():
             raise RunError(f"{path} is not a directory")
@@ -39,7 +40,7 @@ class Run:
         facts = record.get("facts", {})
         if not isinstance(facts, dict) or not isinstance(facts.get("hosts", {}), dict):
             raise RunError(f"{path}/run.json: facts, and facts.hosts, are objects")
-        missing = [key for key in ("hosts", "service_port", "client_port") if key not in facts]
+        missing = [key for key in needed if key not in facts]
         if missing or CLIENT not in facts["hosts"]:
             raise RunError(f"{path}/run.json lacks facts.{missing[0] if missing else 'hosts.' + CLIENT}")
         return cls(path, record, _json_lines(path / "events.jsonl"))

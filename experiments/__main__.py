@@ -1,4 +1,4 @@
-"""`python -m experiments handover | bench`: run an experiment in a sandbox and report on it."""
+"""`python -m experiments handover | bench | soak | chain`: run an experiment in a sandbox and report on it."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from rich.table import Table
 
 from experiments.bench import bench
 from experiments.handover import Handover, perform
-from experiments.judging import judge, judge_bench, summary
+from experiments.judging import judge, judge_bench, judge_soak, summary
+from experiments.soak import Soak, chain, soak
 from testbed import doctor, sandbox
 from testbed.errors import TestbedError
 from testbed.results import Run
@@ -44,6 +45,16 @@ def _parser() -> argparse.ArgumentParser:
     bench.add_argument("--repetitions", type=_positive, default=12, help="of the goodput pairs")
     bench.add_argument("--moves", type=_positive, default=200, help="per latency figure")
     bench.set_defaults(run=_bench)
+    for name, act, moves, loss, what in (
+        ("soak", soak, 5000, 2.0, "many connections move between three servers while packets are lost"),
+        ("chain", chain, 1000, 0.0, "one connection of each kind moves on and on, each time at once"),
+    ):
+        command = commands.add_parser(name, help=what)
+        command.add_argument("--migrations", type=_positive, default=moves)
+        command.add_argument("--loss", type=float, default=loss, metavar="PERCENT", help="of all packets")
+        command.add_argument("--bw", type=float, default=200.0, metavar="MBIT", help="of each link")
+        command.add_argument("--seed", type=int, default=1)
+        command.set_defaults(run=_soak, name=name, act=act)
     return parser
 
 
@@ -71,6 +82,15 @@ def _bench(options: argparse.Namespace, console: Console) -> int:
     return _show(run, "summary.json", console)
 
 
+def _soak(options: argparse.Namespace, console: Console) -> int:
+    setting = Soak(options.migrations, options.loss, options.bw, options.seed)
+    with Run(options.name, scenario=options.name, mechanism="mtcp", factors=asdict(setting)) as run:
+        options.act(run, setting, console)
+        judge_soak(run)
+    _show(run, "summary.json", console)
+    return 0 if run.metadata["verdict"] == "succeeded" else 1
+
+
 def _show(run: Run, result: str, console: Console) -> int:
     """Print the figures; the exit status that they mean."""
     figures = summary(run)
@@ -80,6 +100,16 @@ def _show(run: Run, result: str, console: Console) -> int:
             table.add_row(name, _text(value), "", "")
         elif "ci95" in value:
             table.add_row(*_estimate(name, value))
+        elif name in (
+            "gap_ms",
+            "handshake_ms",
+            "kept_reasons",
+            "causes",
+            "worst",
+            "lost_by_kind",
+            "migrations_by_workload",
+        ):
+            table.add_row(name, "\n".join(f"{key}: {_short(each)}" for key, each in value.items()), "", "")
         elif name == "phases_ms_median":
             for phase, estimate in value.items():
                 table.add_row(*_estimate(f"  {phase} [ms]", estimate))
@@ -91,6 +121,12 @@ def _show(run: Run, result: str, console: Console) -> int:
 def _estimate(name: str, estimate: dict[str, Any]) -> tuple[str, str, str, str]:
     low, high = map(_text, estimate["ci95"])
     return name, _text(estimate["value"]), f"{low} … {high}", str(estimate["n"])
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
+    return "\n  ".join(value) if isinstance(value, list) else _text(value)
 
 
 def _text(value: Any) -> str:

@@ -55,9 +55,8 @@ def perform(run: Run, network: Running, setting: Handover, console: Console) -> 
 def copy_events(run: Run, network: Running, begun: int) -> None:
     """Put what the agents have noted since `begun` (ns, CLOCK_MONOTONIC) into the run's events."""
     time.sleep(0.3)  # agents write ten times a second
-    for event in moves.merge(EVENTS, {address: name for name, address in ADDRESSES.items()}):
-        if event["monotonic_ns"] >= begun:
-            run.event(event.pop("event"), event.pop("monotonic_ns"), **event)
+    for event in moves.merge(EVENTS, {address: name for name, address in ADDRESSES.items()}, begun):
+        run.event(event.pop("event"), event.pop("monotonic_ns"), **event)
 
 
 @contextlib.contextmanager

@@ -24,6 +24,18 @@ def judge_bench(run: Run, *parts: Run) -> None:
     _note(run)
 
 
+def judge_round(part: Run) -> None:
+    """Have a finished round of a soak judged, and note the verdict. TestbedError when that fails."""
+    _analyse("round", part)
+    _note(part)
+
+
+def judge_soak(run: Run) -> None:
+    """Have the judged rounds of a soak put together, and note the verdict."""
+    _analyse("soak", run)
+    _note(run)
+
+
 def summary(run: Run) -> dict[str, Any]:
     """The figures of a run that has been judged."""
     figures: dict[str, Any] = json.loads(run.path("summary.json").read_text())

@@ -25,15 +25,18 @@ def read(path: Path) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
 
 
-def merge(directory: Path, names: Mapping[str, str]) -> Iterator[dict[str, Any]]:
+def merge(directory: Path, names: Mapping[str, str], since: int = 0) -> Iterator[dict[str, Any]]:
     """The events of all agents in `directory`, in order of time; `names` are the servers' names by address.
 
-    A `migration` event gets the names of its servers and its phases in ms.
+    Only those `since` then (ns, CLOCK_MONOTONIC): later connections use the ports of earlier ones again.
+
+    A `migration` event gets the names of its servers, the port of the service, and its phases in ms.
     """
     events = [
         {**event, "host": path.stem.removeprefix("agent-")}
         for path in sorted(directory.glob("agent-*.jsonl"))
         for event in read(path)
+        if event["monotonic_ns"] >= since
     ]
     first: dict[tuple[str, int, str], int] = {}
     for event in events:
@@ -59,4 +62,5 @@ def _named(
         phase: (moments[end] - moments[start]) / 1e6 for phase, start, end in PHASES if moments[start] and moments[end]
     }
     ends = {end: names.get(event[end].rpartition(":")[0], event[end]) for end in ("from", "to")}
-    return {**event, **ends, "committed_ns": event["committed_ns"] or None, "phases": phases}
+    service = int(event["to"].rpartition(":")[2])
+    return {**event, **ends, "service_port": service, "committed_ns": event["committed_ns"] or None, "phases": phases}

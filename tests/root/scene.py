@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import capture, migrations
+from analysis import capture, connections
 from mtcp.address import Endpoint
 from mtcp.agent import local
 from testbed.capture import Capture
@@ -207,7 +207,7 @@ class Scene:
             resets=sum(int(reset.sum()) for reset in resets),
             migrate_syns=int((syns["control"] == capture.MIGRATE).sum()),
             payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in servers},
-            steps=_steps(incoming, outgoing),
+            steps=connections.steps(incoming, outgoing),
         )
 
     def opened(self) -> int:
@@ -286,22 +286,3 @@ def _of(packets: pd.DataFrame, address: int, port: int) -> pd.DataFrame:
     mine = packets[out | (packets["dst"] == address) & (packets["dport"] == port)]
     out = out.loc[mine.index]
     return mine.assign(out=out, server=np.where(out, mine["dst"], mine["src"]))
-
-
-def _steps(incoming: pd.DataFrame, outgoing: pd.DataFrame) -> capture.Ints:
-    """When the stream went on: downwards with new payload, upwards with an acknowledgement of new bytes."""
-    stream = incoming[(incoming["control"] < capture.MIGRATE) & (incoming["flags"] & (capture.SYN | capture.RST) == 0)]
-    steps = []
-    data = stream[stream["payload"] > 0]
-    if len(data):
-        offsets = capture.unwrap(data["seq"].to_numpy(np.int64), int(data["seq"].iloc[0]))
-        _, edge = migrations.progress(offsets, data["payload"].to_numpy(np.int64))
-        steps.append(_advances(data["time_ns"].to_numpy(np.int64), edge))
-    if (outgoing["payload"] > 0).any():
-        acks = capture.unwrap(stream["ack"].to_numpy(np.int64), int(stream["ack"].iloc[0]))
-        steps.append(_advances(stream["time_ns"].to_numpy(np.int64), np.maximum.accumulate(acks)))
-    return np.sort(np.concatenate(steps)) if steps else np.empty(0, np.int64)
-
-
-def _advances(times: capture.Ints, edge: capture.Ints) -> capture.Ints:
-    return times[np.diff(edge, prepend=np.int64(0)) > 0]
