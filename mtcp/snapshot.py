@@ -147,6 +147,10 @@ class StateReply:
         """Whether the client's FIN follows the read buffer."""
         return self.tcp_snapshot.t_state in FIN_RECEIVED
 
+    def without_data(self) -> StateReply:
+        """The numbers alone."""
+        return replace(self, application_state=b"", write_buffer=b"", read_buffer=b"")
+
     @property
     def fin_sent(self) -> bool:
         """Whether the new server's FIN follows the write buffer at once, unless its application sends it."""

@@ -114,6 +114,8 @@ class NewServerRole(Machine):
     def send_accept(self, now: float) -> None:
         if self.reply is not None and self.state is not NewServer.FAILED:
             self._port.send(Accept(self.attempt).signed(self.reply.key))
+            # The application has it now; an attempt is remembered for longer than megabytes of it should be.
+            self.reply = self.reply.without_data()
 
     def send_reject(self, now: float) -> None:
         self._port.send(Reject(self.attempt, self._reason, self.tag))

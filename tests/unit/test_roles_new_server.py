@@ -187,3 +187,11 @@ def test_what_is_forged_or_stale_is_dropped() -> None:
     with pytest.raises(RemoteProtocolError, match="DONE_ACK cannot happen in state RESTORED"):
         role.on_frame(DONE_ACK, 0.2)
     assert (host.take(), role.state) == ([], NewServer.RESTORED)
+
+
+def test_it_keeps_nothing_of_what_it_has_handed_over() -> None:
+    assert REPLY_FRAME.reply != REPLY_FRAME.reply.without_data()
+    role, host = restored()
+    assert role.reply == REPLY_FRAME.reply.without_data()
+    role.on_migrate_syn(0.2)
+    assert host.take() == [ACCEPT]
