@@ -91,9 +91,13 @@ class Taking:
             self._side.send(Segment(self.four_tuple, 0, seq.add(self._syn_seq, 1), TcpFlags.ACK, 0, option))
             return
         seq_, ack, window = tcp_repair.advertised(reply)
-        self._side.send(Segment(self.four_tuple, seq.add(seq_, -1), ack, TcpFlags.SYN_ACK, window, option))
+        accept = Segment(self.four_tuple, seq.add(seq_, -1), ack, TcpFlags.SYN_ACK, window, option)
+        self._side.send(accept)
         self._side.event("accept_sent", self, self.role.attempt)
         if self._connection is None:
+            # Twice: with an ACCEPT that is lost the client refuses all that follows it, and this kernel, which has no
+            # round-trip time yet, waits for a second or three before it sends that again.
+            self._side.send(accept)
             self._hand_over(reply)
         # The kernel's own first segment is a probe that the client's kernel ignores, and its window with it: this one
         # counts. Were the window not repeated, a client that was stopped by a full buffer would stay so: the kernel
