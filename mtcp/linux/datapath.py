@@ -19,6 +19,7 @@ from mtcp.linux.bpf.asm import Field
 from mtcp.linux.bpf.attachment import Attachment, DatapathError
 from mtcp.linux.bpf.layout import COUNTERS, ENTRY, SERVER, EntryFlag, EntryState, EventKind
 from mtcp.linux.bpf.ring import RingBuffer
+from mtcp.linux.routes import Routes
 
 __all__ = ["Accepted", "Datapath", "DatapathError", "Entry", "EntryState", "Event", "EventKind"]
 
@@ -80,6 +81,14 @@ class Accepted(NamedTuple):
     snd_nxt: int
 
 
+class _Next(NamedTuple):
+    """What `begin` writes about the server that may take over."""
+
+    server: Endpoint
+    interface: int
+    accept_mac: bytes
+
+
 class Datapath:
     """The programs and maps of this host."""
 
@@ -91,6 +100,7 @@ class Datapath:
         self._mapping = mmap.mmap(self._maps.entries, size, mmap.MAP_SHARED, mmap.PROT_READ)
         self._memory = memoryview(self._mapping)
         self._ring = RingBuffer(self._maps.events)
+        self._hosts_routes = Routes()
         self._routes: dict[int, set[bytes]] = {}  # index -> keys that `begin` put into the ingress map
         for key in loader.map_keys(self._maps.ingress, layout.TUPLE.SIZE):
             if (index := self._lookup(self._maps.ingress, key)) is not None:
@@ -175,9 +185,11 @@ class Datapath:
                 break
             if owner is not None:
                 raise ValueError(f"{entry.four_tuple} cannot move to {server}: another connection has {route.reversed}")
+        interface = self._interface_to(server, entry)
         new_route = self._add_route(entry, layout.tuple_key(route))
         word = entry.next_attempt << layout.ATTEMPT_SHIFT | entry.word & layout.SLOT_BIT | EntryState.MIGRATING
-        if not self._exchange(entry, word, server, accept_mac):
+        following = _Next(server, interface, accept_mac)
+        if not self._exchange(entry, word, following):
             if new_route:  # the index may be another connection's by now
                 self._routes[entry.index].discard(layout.tuple_key(route))
                 loader.map_delete(self._maps.ingress, layout.tuple_key(route))
@@ -187,15 +199,16 @@ class Datapath:
     def abort(self, entry: Entry) -> bool:
         """Give up the attempt that `begin` returned: the current server is heard again.
 
-        False if the move was committed already, or the connection is gone. True again when it was aborted before.
+        False if the move was committed already. If not, nothing commits it after this: True, also when it was aborted
+        before, or when the connection is gone. What became of one whose entry is another's by now nobody knows: True.
         """
         if entry.state != EntryState.MIGRATING:
             raise ValueError(f"{entry.four_tuple} was {entry.state.name}: abort needs the entry that begin returned")
-        aborted = entry.word ^ layout.ABORT_XOR
-        if self._exchange(entry, aborted):
+        if self._exchange(entry, entry.word ^ layout.ABORT_XOR):
             return True
         now = self.entry(entry.index)
-        return now.cookie == entry.cookie and now.word == aborted
+        committed = now.word == entry.word ^ layout.COMMIT_XOR or now.committed_at_ns != entry.committed_at_ns
+        return not committed or now.cookie != entry.cookie
 
     def remove(self, entry: Entry) -> None:
         """Forget the connection: its packets pass untouched from now on. Does nothing if it is gone already.
@@ -256,6 +269,7 @@ class Datapath:
     def close(self) -> None:
         """End this process's use. What is pinned goes on; what is not is detached."""
         self._ring.close()
+        self._hosts_routes.close()
         self._memory.release()
         self._mapping.close()
         self._attachment.close()
@@ -267,7 +281,17 @@ class Datapath:
 
     # -- helpers --
 
-    def _exchange(self, entry: Entry, word: int, server: Endpoint | None = None, accept_mac: bytes = b"") -> bool:
+    def _interface_to(self, server: Endpoint, entry: Entry) -> int:
+        try:
+            interface = self._hosts_routes.interface_to(server, entry.four_tuple.local)
+        except OSError as error:
+            raise ValueError(f"{entry.four_tuple} cannot move to {server}: no route ({error.strerror})") from None
+        if interface not in self._attachment.interfaces:
+            why = f"it is reached by an interface to which the datapath is not attached: see `ip route get {server.ip}`"
+            raise ValueError(f"{entry.four_tuple} cannot move to {server}: {why}")
+        return interface
+
+    def _exchange(self, entry: Entry, word: int, following: _Next | None = None) -> bool:
         """The entry's state word becomes `word` if it, and the connection, is still what `entry` says."""
         command = layout.COMMAND
         values: dict[Field, int | bytes] = {
@@ -276,10 +300,11 @@ class Datapath:
             command.REPLACEMENT: word,
             command.COOKIE: entry.cookie,
         }
-        if server is not None:
-            values[command.NEXT_ADDRESS] = layout.address_of(server)
-            values[command.NEXT_PORT] = server.port.to_bytes(2, "big")
-            values[command.ACCEPT_MAC] = accept_mac
+        if following is not None:
+            values[command.NEXT_ADDRESS] = layout.address_of(following.server)
+            values[command.NEXT_PORT] = following.server.port.to_bytes(2, "big")
+            values[command.NEXT_INTERFACE] = following.interface
+            values[command.ACCEPT_MAC] = following.accept_mac
         context = layout.pack(command.SIZE, values)
         return loader.program_run(self._attachment.transition, context) == transition.DONE
 

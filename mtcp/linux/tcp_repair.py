@@ -40,6 +40,8 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK = 32, 33, 72
 SIOCINQ, SIOCOUTQ, SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 KEEPALIVE, NODELAY = 1, 2
+MAX_WSCALE = 14
+"""RFC 7323."""
 BUFFER_MAX = 1 << 28
 """Bytes beyond which a larger buffer is not what the kernel lacks."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -227,8 +229,11 @@ def destroy(sock: socket.socket) -> None:
 def restore(reply: StateReply, four_tuple: FourTuple, client_rcv_nxt: int, client_window: int) -> socket.socket:
     """A socket in repair mode, ESTABLISHED between the two ends of `four_tuple`, that goes on from `reply`.
 
-    It has sent nothing; `go` lets it. OSError when the kernel refuses (EADDRNOTAVAIL: the 4-tuple is in use).
+    It has sent nothing; `go` lets it. OSError when the kernel refuses (EADDRNOTAVAIL: the 4-tuple is in use; EFBIG: a
+    window scale of more than 14, which here, where windows are computed with it, is looked at first).
     """
+    if max(reply.tcp_snapshot.snd_wscale, reply.tcp_snapshot.rcv_wscale) > MAX_WSCALE:
+        raise OSError(errno.EFBIG, "window scale of more than 14")
     sock = socket.socket(socket.AF_INET6 if ":" in four_tuple.local.ip else socket.AF_INET)
     try:
         _build(sock, reply, four_tuple, send_window(reply, client_rcv_nxt, client_window))

@@ -172,6 +172,23 @@ def test_abort_and_commit_exclude_each_other(network: Network) -> None:
     assert outcomes == {True, False}
 
 
+def test_abort_of_a_connection_that_is_gone(network: Network) -> None:
+    """It says whether the move was committed before, and leaves another connection in the same entry alone."""
+    c, s = network.attach(capacity=1)
+    listener = network.listener()
+    for committed in (False, True):
+        entry = begin(c, find(c, network.connect(listener)[0]), network.s2)
+        if committed:
+            accept(network, entry)
+            until(lambda at=entry.index: c.entry(at).moved)
+        c.remove(entry)
+        assert c.abort(entry) is not committed
+        s.refill_keys()
+    assert c.entry(entry.index).state is EntryState.FREE
+    later = find(c, network.connect(listener)[0])
+    assert (later.index, c.abort(entry), c.entry(later.index).word) == (entry.index, True, later.word)
+
+
 def test_another_connection_to_the_next_server_forbids_the_move(network: Network) -> None:
     c, s = network.attach()
     s.listen(network.s2.port)

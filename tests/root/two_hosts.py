@@ -251,7 +251,9 @@ def numbers(sock: socket.socket) -> tuple[int, int]:
     return values[0], values[1]
 
 
-def take_over(network: Network, old: socket.socket, new: Endpoint | None = None, repeat: int = 0) -> socket.socket:
+def take_over(
+    network: Network, old: socket.socket, new: Endpoint | None = None, repeat: int = 0, host: Host | None = None
+) -> socket.socket:
     """A socket of another server address that goes on `repeat` bytes before where `old` stopped."""
     tcp = socket.IPPROTO_TCP
     rcv_nxt, snd_nxt = numbers(old)
@@ -259,7 +261,7 @@ def take_over(network: Network, old: socket.socket, new: Endpoint | None = None,
         window = old.getsockopt(tcp, REPAIR_WINDOW, 20)
     info = old.getsockopt(tcp, socket.TCP_INFO, 8)
     scales = (info[6] & 15) | (info[6] >> 4) << 16
-    with network.server.inside():
+    with (host or network.server).inside():
         sock = network.kept(socket.socket(network.family))
     mss = old.getsockopt(tcp, socket.TCP_MAXSEG)
     with repaired(sock):
@@ -281,12 +283,12 @@ def begin(datapath: Datapath, entry: Entry, server: Endpoint) -> Entry:
     return datapath.begin(entry, server, options.Accept(entry.next_attempt).signed(entry.key).mac)
 
 
-def accept(network: Network, entry: Entry, mac: bytes | None = None) -> None:
+def accept(network: Network, entry: Entry, mac: bytes | None = None, host: Host | None = None) -> None:
     """The next server's ACCEPT of the attempt that `begin` returned, or a forged one."""
     assert entry.next is not None
     accepting = options.Accept(entry.attempt).signed(entry.key)
     option = options.encode(accepting if mac is None else dataclasses.replace(accepting, mac=mac)) + b"\x01" * 2
-    raw_segment(network.server, entry.next, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x12, option)
+    raw_segment(host or network.server, entry.next, entry.four_tuple.local, entry.rcv_nxt, entry.snd_nxt, 0x12, option)
 
 
 def raw_segment(

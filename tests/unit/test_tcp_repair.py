@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
+import errno
 import socket
 import struct
 import time
 
 import pytest
 
+from mtcp.address import Endpoint, FourTuple
 from mtcp.linux import tcp_repair
+from mtcp.snapshot import SoSnapshot, StateReply, TcpSnapshot
 
 pytestmark = pytest.mark.unit
 
@@ -32,3 +36,14 @@ def test_closing_waits_for_nobody() -> None:
         while data := client.recv(1 << 20):
             written -= len(data)
         assert not written
+
+
+@pytest.mark.parametrize("field", ["snd_wscale", "rcv_wscale"])
+def test_a_window_scale_that_tcp_does_not_have_is_refused(field: str) -> None:
+    good = TcpSnapshot(1, 2, 7, 1460, 14, 14, 0, 65535, 65535, 65535, 0)
+    sound = StateReply(0, 0, 0, 0, 0, good, SoSnapshot(0, 0, -1), b"8 bytes!", 1, b"", b"", b"")
+    reply = dataclasses.replace(sound, tcp_snapshot=dataclasses.replace(good, **{field: 15}))
+    connection = FourTuple(Endpoint("127.0.0.1", 80), Endpoint("127.0.0.1", 50000))
+    with pytest.raises(OSError, match="window scale") as refused:
+        tcp_repair.restore(reply, connection, 0, 65535)
+    assert refused.value.errno == errno.EFBIG

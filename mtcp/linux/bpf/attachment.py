@@ -32,8 +32,16 @@ class DatapathError(MtcpError):
 class Attachment:
     """Descriptors of all that the datapath consists of."""
 
-    def __init__(self, maps: Maps, programs: dict[str, int], links: dict[str, int], pin_dir: Path | None) -> None:
+    def __init__(
+        self,
+        maps: Maps,
+        programs: dict[str, int],
+        links: dict[str, int],
+        interfaces: frozenset[int],
+        pin_dir: Path | None,
+    ) -> None:
         self.maps = maps
+        self.interfaces = interfaces
         self.transition = programs["transition"]
         self._descriptors = [*maps, *programs.values(), *links.values()]
         self._links = links
@@ -55,7 +63,7 @@ class Attachment:
                 undo.callback(os.close, link)
                 links[name] = link
             undo.pop_all()
-        return cls(maps, programs, links, pin_dir)
+        return cls(maps, programs, links, frozenset(indices.values()), pin_dir)
 
     def close(self) -> None:
         """Close the descriptors; what is not pinned goes with them."""

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
-LAYOUT_VERSION = 4  # part of the names of maps; raise it whenever anything below changes
+LAYOUT_VERSION = 5  # part of the names of maps; raise it whenever anything below changes
 
 # -- TCP option (PROTOCOL.md, set-up) --
 
@@ -75,6 +75,7 @@ class SERVER:
     ADDRESS = Field(0, 16)
     PORT = Field(16, 2)  # raw
     SEQ_MAX = Field(20, 4)  # end of what this server has been seen to send: acknowledgements never pass it
+    INTERFACE = Field(24, 4)  # index: by which it is reached; 0: by the socket's
 
 
 class ENTRY:
@@ -143,7 +144,7 @@ class ACCEPTED:
 class COMMAND:
     """Context of the control program: what the agent asks for, and what it expects to find."""
 
-    SIZE = 48
+    SIZE = 56
     INDEX = Field(0, 4)
     EXPECTED = Field(4, 4)  # the state word the agent saw
     REPLACEMENT = Field(8, 4)  # the state word it wants
@@ -151,6 +152,7 @@ class COMMAND:
     COOKIE = Field(16, 8)
     NEXT_ADDRESS = Field(24, 16)  # what goes into that slot
     ACCEPT_MAC = Field(40, 8)  # raw: goes with it
+    NEXT_INTERFACE = Field(48, 4)  # this, too
 
 
 class TUPLE:

@@ -76,9 +76,13 @@ def egress(maps: Maps) -> bytes:
     asm.load(R2, FP, _STACK.WORD)
     asm.jump("!=", R1, R2, "hold")
     packet.readdress(asm, _STACK.DESTINATION)
-    # The next hop to the current server may be another one: a new look at routes and neighbours. The packet comes by
-    # here once more with its new destination, which is in no entry.
+    # The next hop to the current server may be another one: a new look at routes and neighbours of the interface that
+    # the agent has found. (bpf_fib_lookup works on hosts only that forward.) The packet comes by here once more with
+    # its new destination, which is in no entry.
+    asm.load(R1, R8, macros.server(SERVER.INTERFACE))
+    asm.jump("!=", R1, 0, "interface known")
     asm.load(R1, R6, packet.SKB.IFINDEX)
+    asm.label("interface known")
     asm.mov(R2, 0)
     asm.mov(R3, 0)
     asm.mov(R4, 0)
@@ -90,9 +94,8 @@ def egress(maps: Maps) -> bytes:
     asm.atomic_fetch_or(R7, ENTRY.FLAGS, R1)
     asm.label("pass")
     asm.exit(_NEXT)
-    asm.label(
-        "hold"
-    )  # the kernel learns of the drop, takes new data as unsent and sends it on the next acknowledgement
+    # The kernel learns of the drop, takes new data as unsent and sends it on the next acknowledgement.
+    asm.label("hold")
     macros.count(asm, ENTRY.HELD)
     asm.label("drop")
     asm.exit(_DROP)

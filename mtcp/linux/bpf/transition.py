@@ -34,6 +34,7 @@ def program(maps: Maps) -> bytes:
     macros.slot(asm, R3, R8, current=False)
     asm.store(R3, macros.server(SERVER.PORT), R2)
     macros.copy(asm, R3, macros.server(SERVER.ADDRESS), R6, COMMAND.NEXT_ADDRESS)
+    macros.copy(asm, R3, macros.server(SERVER.INTERFACE), R6, COMMAND.NEXT_INTERFACE)
     macros.copy(asm, R7, ENTRY.ACCEPT_MAC, R6, COMMAND.ACCEPT_MAC)
     asm.load(R1, R7, ENTRY.RCV_NXT)
     asm.store(R3, macros.server(SERVER.SEQ_MAX), R1)
