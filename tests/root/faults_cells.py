@@ -34,7 +34,7 @@ PATIENCE = 5.0
 """Seconds after which C gives an attempt up (mtcp.roles.client)."""
 SLACK = 2.0
 """Seconds for one repetition (0.2 s), a late message (0.5 s), and what a loaded machine adds."""
-USER_TIMEOUT = 8.0
+USER_TIMEOUT = 6.0
 """Seconds after which the kernels of tests' clients give up a server that has gone (TCP_USER_TIMEOUT)."""
 
 
@@ -157,11 +157,12 @@ class Deed:
     def outcome(self, step: Step) -> str:
         return self.outcomes[step.number - 1]
 
-    def stall(self, step: Step) -> float:
-        """Seconds for which the client's data may stop."""
+    def stall(self, step: Step, held: float = 0.0) -> float:
+        """Seconds for which the client's data may stop; the test itself has stopped the move for `held` seconds."""
         if self.outcome(step) == "e":
-            return 2 * USER_TIMEOUT  # kernels look whether it is over when they repeat something, so later and later
-        return longest_stall(self.outage if self.outcome(step) == "m" else max(self.outage, PATIENCE))
+            return 2 * USER_TIMEOUT + held  # kernels look only when they repeat something
+        outage = self.outage if self.outcome(step) == "m" else max(self.outage, PATIENCE)
+        return longest_stall(outage + held)
 
     def cell(self, step: Step) -> str:
         """As the table says it."""
@@ -169,6 +170,8 @@ class Deed:
         return {"m": f"moves, {seconds}", "s": f"stays, {seconds}", "e": "error"}[outcome]
 
 
+LATE = 6.0
+"""Seconds, longer than C's patience."""
 DEEDS = (
     Deed("s1-application", "S1's application is killed", "mmmmmmmmm"),
     Deed("s1-application-stopped", "S1's application is stopped (SIGSTOP)", "mmmmmmmmm"),
@@ -177,7 +180,7 @@ DEEDS = (
     Deed("control-cut", "the control network is cut for 1 s", "mmmmmmmmm", 1.0),
     Deed("control-gone", "the control network is cut", "ssssmmmmm"),
     Deed("link-cut", "C's link is cut for 1 s", "mmmmmmmmm", 1.0),
-    Deed("link-gone", "C's link is cut for 6 s", "sssssssmm", 6.0),
+    Deed("link-gone", f"C's link is cut for {LATE:g} s", "sssssssmm", LATE),
     Deed("s1-host", "S1's host is gone", "eeeemmmmm"),
 )
 

@@ -12,13 +12,13 @@ import pytest
 
 from testbed import sandbox
 from testbed.processes import checked
-from tests.root.faults_cells import DEEDS, STEPS, USER_TIMEOUT, Deed, Step
+from tests.root.faults_cells import DEEDS, LATE, STEPS, USER_TIMEOUT, Deed, Step
 from tests.root.faults_paths import Hold, Passing
 from tests.root.faults_stage import Guest, Stage, Trial
 from tests.root.scene import SERVERS
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(120 if sandbox.inside() else 0)]
-Trials = dict[tuple[Deed, Step], list[tuple[Guest, Trial]]]
+Trials = dict[tuple[Deed, Step], list[tuple[Guest, float, Trial]]]
 REACHED = 4.0
 """Seconds within which every move comes to its step; the client's patience is longer."""
 
@@ -54,19 +54,13 @@ def stops(step: Step) -> Callable[[Passing], bool]:
 
 
 @contextlib.contextmanager
-def agent_killed(stage: Stage, name: str, back_after: float | None) -> Iterator[None]:
-    host = getattr(stage.scene.net, name)
-    program = stage.pool.programs[f"agent-{name}"]
-    program.stop(signal.SIGKILL)
-    threads = []
-    if back_after is not None:
-        threads.append(threading.Timer(back_after, stage.pool.restart, [host]))
-        threads[0].start()
+def agent_killed(stage: Stage, name: str, back_after: float) -> Iterator[None]:
+    host = stage.scene.net.net[name]
+    stage.pool.programs[f"agent-{name}"].stop(signal.SIGKILL)
+    timer = threading.Timer(back_after, stage.pool.restart, [host])
+    timer.start()
     yield
-    if back_after is None:
-        stage.pool.restart(host)
-    for thread in threads:
-        thread.join()
+    timer.join()
 
 
 @contextlib.contextmanager
@@ -140,8 +134,8 @@ def link_cut(stage: Stage, seconds: float) -> Iterator[None]:
 def do(stage: Stage, deed: Deed) -> contextlib.AbstractContextManager[None]:
     """The deed, undone at the end."""
     match deed.name.split("-"):
-        case ["s2" | "s1" | "c" as who, "agent", *gone]:
-            return agent_killed(stage, {"c": "client"}.get(who, who), None if gone else 1.0)
+        case ["s2" | "s1" | "c" as who, "agent", *late]:
+            return agent_killed(stage, {"c": "client"}.get(who, who), LATE if late else 1.0)
         case ["s1", "application"]:
             return applications_killed(stage)
         case ["s1", "application", how]:
@@ -151,7 +145,7 @@ def do(stage: Stage, deed: Deed) -> contextlib.AbstractContextManager[None]:
         case ["control", how]:
             return interfaces_down(stage, (1,), 1.0 if how == "cut" else None)
         case ["link", how]:
-            return link_cut(stage, 1.0 if how == "cut" else 6.0)
+            return link_cut(stage, 1.0 if how == "cut" else LATE)
         case _:
             return interfaces_down(stage, (0, 1), None)
 
@@ -169,6 +163,7 @@ def run(stage: Stage, deed: Deed) -> Trials:
         visit.wait_progress(guests)
         holds = {guest.port: Hold(stops(step_of[guest.port])) for guest in guests}
         stage.faults.rules |= holds
+        begun = time.monotonic()
         answers = visit.move_all(guests, SERVERS[1])
         visit.wait_until(
             "the step is reached", lambda: [g for g in guests if not holds[g.port].reached.is_set()], REACHED
@@ -176,6 +171,7 @@ def run(stage: Stage, deed: Deed) -> Trials:
         with do(stage, deed):
             for port, hold in holds.items():
                 hold.let_go(step_of[port].sent)
+            held = time.monotonic() - begun
             visit.wait_progress(living)
             for guest in guests:
                 guest.first = answers[guest.port].result(30)
@@ -190,7 +186,7 @@ def run(stage: Stage, deed: Deed) -> Trials:
     trials: Trials = {}
     for guest in guests:
         step = step_of[guest.port]
-        trials.setdefault((deed, step), []).append((guest, visit.judge(guest, f"{deed.name}-{step.number}")))
+        trials.setdefault((deed, step), []).append((guest, held, visit.judge(guest, f"{deed.name}-{step.number}")))
     return trials
 
 
@@ -202,8 +198,9 @@ def test_death(stage: Stage, trials: Trials, done: set[Deed], deed: Deed, step: 
         trials |= run(stage, deed)
     assert (deed, step) in trials, "see the first cell of this deed"
     outcome = deed.outcome(step)
-    for guest, trial in trials[deed, step]:
+    for guest, held, trial in trials[deed, step]:
         assert not trial.faults, f"{guest.kind}: {trial.faults}; {guest}"
         assert trial.moved == (outcome == "m"), f"{guest.kind}: {guest}"
         assert trial.errors == (["ETIMEDOUT"] if outcome == "e" else []), f"{guest.kind}: {guest}"
-        assert trial.stall <= deed.stall(step), f"{guest.kind}: its data stopped for {trial.stall:.2f} s"
+        stall, longest = trial.stall, deed.stall(step, held)
+        assert stall <= longest, f"{guest.kind}: its data stopped for {stall:.2f} s, {held:.2f} s of that by the test"
