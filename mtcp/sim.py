@@ -1,239 +1,242 @@
-"""The three roles on a small simulated network, seeded, in virtual time; messages are lost, repeated, late, reordered.
+"""The three roles on a small simulated network, seeded, in virtual time, with whatever may go wrong.
 
-`Simulation(seed).run()` raises SimulationError, whose text is the trace, unless the client's stream is exact, at most
-one server's application acted, and all came to rest in bounded time. The application echoes each byte, changed; the
-capsule is the real one, kernel and mapping are models: streams, queues and sequence numbers, no congestion control.
+`Simulation(seed).run()` raises SimulationError, whose text is the trace, unless
+
+- the client's stream is exact, and at most one server's application acted that the client may be, or come to be, with;
+- the client saw no error, except when the whole server that had its connection died;
+- all came to rest in bounded time: nobody fenced, no timer running;
+- and then, with the faults over, one more move succeeded, and the stream was complete.
+
+The application echoes each byte, changed; the capsule is the real one, kernel and mapping are models: streams, queues
+and sequence numbers, no congestion control, and no RST that arrives late. `python -m mtcp.sim SEED` shows a run.
 """
 
 from __future__ import annotations
 
-import heapq
-import random
+import argparse
 from collections.abc import Callable
-from dataclasses import dataclass
-from itertools import count
 
-from mtcp import seq
-from mtcp.address import Endpoint, FourTuple
-from mtcp.errors import LocalProtocolError, RemoteProtocolError
-from mtcp.roles.client import ClientRole, Mark
-from mtcp.sim_server import Data, Holding, Kernel, Server
-from mtcp.states import Client, NewServer, OldServer
-from mtcp.wire import options
-from mtcp.wire.options import Accept, AnyOption
+from mtcp.address import Endpoint
+from mtcp.errors import LocalProtocolError
+from mtcp.sim_client import END, KEY, SimClient
+from mtcp.sim_kernel import Kernel, echo
+from mtcp.sim_network import Faults, Network
+from mtcp.sim_server import Holding, Server, owns
+from mtcp.states import Client
 
-CLIENT = Endpoint("10.0.0.9", 50000)
-KEY = b"8 bytes!"
 TICK = 0.1
 """Seconds between repetitions of unacknowledged data, and between the application's turns."""
-BOUND = 60.0
+FAULTY = 5.0
+"""Seconds in which faults begin."""
+BOUND = 300.0
 """Virtual seconds within which all must be at rest."""
+NETWORKS = {
+    "quiet": Faults(),
+    "late": Faults(delay=0.3),
+    "lossy": Faults(loss=0.1, duplication=0.1, delay=0.05),
+    "bad": Faults(loss=0.2, duplication=0.3, delay=0.5),
+    "hardly": Faults(loss=0.4, duplication=0.3, delay=1.0),
+    "parted": Faults(loss=0.05, duplication=0.1, delay=0.3, partitions=4),
+    "forgetful": Faults(loss=0.1, duplication=0.2, delay=0.2, agent_crashes=3),
+    "deadly": Faults(loss=0.1, duplication=0.1, delay=0.2, application_crashes=1, agent_crashes=1, server_crashes=1),
+    "left": Faults(loss=0.1, duplication=0.1, delay=0.2, partitions=1, agent_crashes=1, closing=0.8),
+    "all": Faults(0.15, 0.2, 0.3, partitions=3, agent_crashes=3, application_crashes=1, closing=0.1),
+}
+
+
+QUIET = NETWORKS["quiet"]
 
 
 class SimulationError(AssertionError):
     """An invariant does not hold; the text is the trace."""
 
 
-@dataclass(frozen=True)
-class Faults:
-    """Probabilities per message, and the longest extra delay in seconds."""
-
-    loss: float = 0.0
-    duplication: float = 0.0
-    delay: float = 0.0
-
-
-class Network:
-    """Virtual time and unreliable delivery."""
-
-    def __init__(self, seed: int, faults: Faults) -> None:
-        self.now = 0.0
-        self.random = random.Random(seed)
-        self.trace: list[str] = []
-        self._faults = faults
-        self._queue: list[tuple[float, int, Callable[[], None]]] = []
-        self._number = count()
-
-    def note(self, text: str) -> None:
-        self.trace.append(f"{self.now:8.4f} {text}")
-
-    def after(self, seconds: float, action: Callable[[], None]) -> None:
-        heapq.heappush(self._queue, (self.now + seconds, next(self._number), action))
-
-    def send(self, what: str, arrive: Callable[[], None], quiet: bool = False) -> None:
-        """Deliver once, twice or never, in any order."""
-        copies = (self.random.random() >= self._faults.loss) + (self.random.random() < self._faults.duplication)
-        if not quiet:
-            self.note(f"{what}{('  LOST', '', '  TWICE')[copies]}")
-        for _ in range(copies):
-            self.after(0.001 + self.random.random() * self._faults.delay, arrive)
-
-    def step(self) -> None:
-        self.now, _, action = heapq.heappop(self._queue)
-        try:
-            action()
-        except RemoteProtocolError as error:
-            self.note(f"  dropped: {error}")
-
-
-class SimClient:
-    """The client's kernel, mapping and role; the port of the role."""
-
-    def __init__(self, net: Network, first: Endpoint, servers: dict[Endpoint, Server], upload: bytes) -> None:
-        r = net.random
-        self.four_tuple = FourTuple(CLIENT, first)
-        self.role = ClientRole(self.four_tuple, KEY, first, self)
-        self.upload, self.received = upload, bytearray()
-        self.isn, self.server_isn = (seq.add(r.choice([0, r.getrandbits(32)]), -r.randrange(200)) for _ in "io")
-        self.acked = 0
-        # The mapping's entry.
-        self.current, self.next, self.attempt = first, first, 0
-        self.migrating = False
-        self.told = self.seen = self.server_isn
-        self.aborted: set[int] = set()
-        self.moves: list[Endpoint] = []
-        self._net, self._servers = net, servers
-
-    # -- the kernel, behind the mapping
-
-    def transmit(self) -> None:
-        """What is not acknowledged, or a pure acknowledgement; while migrating nothing goes out."""
-        if self.migrating:
-            return
-        payload = self.upload[self.acked : self.acked + 1 + self._net.random.randrange(60)]
-        ack = seq.add(self.server_isn, len(self.received))
-        # Never more than this server has been seen to send.
-        ack = self.told = self.seen if seq.after(ack, self.seen) else ack
-        data, server = Data(seq.add(self.isn, self.acked), ack, payload), self._servers[self.current]
-        self._net.send("data", lambda: server.on_data(data), quiet=True)
-
-    def on_data(self, server: Endpoint, data: Data) -> None:
-        if server != self.current or self.migrating:
-            return
-        self.seen = seq.latest(self.seen, seq.add(data.seq, len(data.payload)))
-        self.acked = max(self.acked, seq.unwrap(seq.add(data.ack, -self.isn), self.acked))
-        have = seq.diff(seq.add(self.server_isn, len(self.received)), data.seq)
-        if 0 <= have < len(data.payload):
-            self.received += data.payload[have:]
-        if data.payload:
-            self.transmit()
-
-    def on_control(self, server: Endpoint, option: AnyOption) -> None:
-        """As the tc program and the agent do: ACCEPT commits, then the role hears of it."""
-        waited_for = self.migrating and server == self.next
-        if isinstance(option, Accept) and waited_for and option.attempt == self.attempt:
-            self.migrating, self.current = False, server
-            self.seen = self.told
-            self._net.note(f"C: attempt {self.attempt} commits")
-            self._net.after(self._net.random.random() * 0.3, lambda: self._committed(server))
-        self.role.on_option(server, option, self._net.now)
-
-    def _committed(self, server: Endpoint) -> None:
-        if server == self.current == self.role.target:
-            self.role.committed(self._net.now)
-
-    # -- ClientPort
-
-    def begin_mapping(self, server: Endpoint) -> Mark:
-        self.next, self.migrating, self.attempt = server, True, self.attempt + 1
-        return Mark(self.told, self.attempt)
-
-    def abort_mapping(self) -> bool:
-        if not self.migrating:
-            return False
-        self.migrating = False
-        self.aborted.add(self.attempt)
-        self._net.note(f"C: attempt {self.attempt} aborted")
-        return True
-
-    def send(self, server: Endpoint, option: AnyOption) -> None:
-        wire, host = options.encode(option), self._servers[server]
-        self._net.send(f"C -> {server.ip} {option}", lambda: host.on_control(options.decode(wire)))
-
-    def report(self, moved: bool, server: Endpoint, reason: str) -> None:
-        self._net.note(f"C: {'moved' if moved else 'kept'} {server.ip} {reason}")
-        if moved:
-            self.moves.append(server)
-
-
 class Simulation:
     """One run: a client, `servers` servers, and `moves` attempts to move at random times."""
 
-    def __init__(self, seed: int, faults: Faults = Faults(), servers: int = 2, moves: int = 3) -> None:
+    def __init__(self, seed: int, faults: Faults = QUIET, servers: int = 2, moves: int = 3) -> None:
         self.net = Network(seed, faults)
         r = self.net.random
         ends = [Endpoint(f"10.0.0.{i + 1}", 80) for i in range(servers)]
         self.servers: dict[Endpoint, Server] = {}
         client = self.client = SimClient(self.net, ends[0], self.servers, r.randbytes(r.randrange(100, 600)))
         for end in ends:
-            server = self.servers[end] = Server(end, CLIENT, self.net)
+            server = self.servers[end] = Server(end, END, self.net)
             server.client, server.others = client, self.servers
         first = self.servers[ends[0]]
         kernel = Kernel(client.server_isn, client.server_isn, b"", client.isn, b"")
         first.holding = Holding(first, kernel, first.capsule(), KEY, 0, (client.isn, client.server_isn))
+        first.known = first.holding
         self._expected = echo(client.upload)
-        self._left = moves
+        self._moves_left = moves
+        self._faults_left = 0
         self.net.after(0.0, self._tick)
         self.net.after(r.random() * 0.5, self._move)
+        self._plan(faults)
 
     def run(self) -> list[Endpoint]:
         """The servers to which the connection has moved, in order."""
         try:
-            while not self._at_rest():
-                self.net.step()
-                self._check()
-            self._check_end()
+            self._until(lambda: not self._moves_left and not self._faulty and self._at_rest())
+            self.net.faults = QUIET
+            if self.client.open and not self._excused:
+                self._check_rest()
+                self._one_more_move()
         except Exception as error:
-            raise SimulationError("\n".join([*self.net.trace, f"{type(error).__name__}: {error}"])) from error
+            trace = [*map(str, self.net.trace), f"{type(error).__name__}: {error}"]
+            raise SimulationError("\n".join(trace)) from error
         finally:
             for server in self.servers.values():
                 server.close()
         return self.client.moves
 
+    def _until(self, condition: Callable[[], bool]) -> None:
+        ticks = 0
+        while True:
+            self.net.step()
+            self._check()
+            if self._ticks > ticks:
+                ticks = self._ticks
+                if condition():
+                    return
+
+    def _one_more_move(self) -> None:
+        """What is broken for good would show now."""
+        for server in self.servers.values():
+            server.exports = 1.0
+            server.crash_soon(0)
+        self.client.crash_soon(0)
+        due = self.net.now + 2.0
+        self._until(lambda: self.net.now >= due)
+        role, moves = self.client.role, len(self.client.moves)
+        assert role is not None, "no agent"
+        role.migrate(self._elsewhere(), self.net.now)
+        self._until(lambda: self._at_rest() and (self._complete or len(self.client.moves) == moves))
+        assert len(self.client.moves) == moves + 1, "a move fails although all is well again"
+        self._check_rest()
+
+    # -- what happens
+
+    def _elsewhere(self) -> Endpoint:
+        assert self.client.role is not None
+        return self.net.random.choice([end for end in self.servers if end != self.client.role.current])
+
     def _move(self) -> None:
-        others = [end for end in self.servers if end != self.client.role.current]
-        try:
-            self.client.role.migrate(self.net.random.choice(others), self.net.now)
-            self._left -= 1
-        except LocalProtocolError:
-            pass  # one is under way
-        if self._left:
-            self.net.after(self.net.random.choice([0.001, 0.01, 0.3]), self._move)
+        def migrate() -> None:
+            try:
+                assert self.client.role is not None
+                self.client.role.migrate(self._elsewhere(), self.net.now)
+            except LocalProtocolError:
+                self._moves_left += 1  # one is under way
+
+        self._moves_left -= 1
+        if self.client.open:
+            self.client.run(migrate)
+        if self._moves_left:
+            self.net.after(self.net.random.choice([0.001, 0.01, 0.3, 1.0]), self._move)
+
+    def _plan(self, faults: Faults) -> None:
+        """When what goes wrong."""
+        r, hosts = self.net.random, [self.client, *self.servers.values()]
+        servers = list(self.servers.values())
+
+        def fault(action: Callable[[], None]) -> None:
+            def happen() -> None:
+                self._faults_left -= 1
+                action()
+
+            self._faults_left += 1
+            self.net.after(r.random() * FAULTY, happen)
+
+        def part() -> None:
+            a, b = r.sample([host.name for host in hosts], 2)
+            self.net.part(r.choice([[(a, b)], [(a, b), (b, a)]]), r.choice([0.3, 2.0, 12.0]) * r.random())
+
+        def crash() -> None:
+            r.choice(hosts).crash_soon(r.randrange(1, 9))
+
+        def kill() -> None:
+            held = r.choice(servers).holding
+            # What it has read beyond its log cannot be had again.
+            if held is not None and not held.capsule.overflowed:
+                held.application = None
+
+        for _ in range(faults.partitions):
+            fault(part)
+        for _ in range(faults.agent_crashes):
+            fault(crash)
+        for _ in range(faults.application_crashes):
+            fault(kill)
+        for _ in range(faults.server_crashes):
+            fault(lambda: r.choice(servers).die(r.random() * 3))
+        if r.random() < faults.closing:
+            fault(self.client.close)
+
+    _ticks = 0
 
     def _tick(self) -> None:
-        now = self.net.now
-        self.client.transmit()
-        self.client.role.on_timer(now)
+        self._ticks += 1
+        self.client.tick()
         for server in self.servers.values():
-            server.tick(now)
+            server.tick()
         self.net.after(TICK, self._tick)
 
-    def _acting(self) -> list[Holding]:
-        return [s.holding for s in self.servers.values() if s.holding is not None and s.holding.acts]
+    # -- what must hold
+
+    @property
+    def _faulty(self) -> bool:
+        return self._faults_left > 0 or any(self.net.cut.values())
+
+    @property
+    def _complete(self) -> bool:
+        return len(self.client.received) == len(self.client.upload)
+
+    @property
+    def _excused(self) -> bool:
+        """Whether the server that has the connection is really gone."""
+        server = self.servers[self.client.current]
+        return server.lost and server.holding is None
 
     def _check(self) -> None:
-        assert self._expected.startswith(self.client.received), "the client's stream is not the one that was written"
+        client = self.client
+        assert self._expected.startswith(client.received), "the client's stream is not the one that was written"
+        held = [s.holding for s in self.servers.values() if s.holding is not None]
         # One that the client has given up does not know yet, and nothing that it does can take effect.
-        owners = [h for h in self._acting() if h.taken_by not in self.client.aborted]
+        owners = [h for h in held if h.acts and h.wanted and h.taken_by not in client.aborted]
         assert len(owners) <= 1, "two owners"
+        assert client.error is None or self.servers[client.error].lost, "the client saw an error"
         assert self.net.now < BOUND, "no end"
 
     def _at_rest(self) -> bool:
-        takings = [taking for server in self.servers.values() for taking in server.takings.values()]
-        return (
-            not self._left
-            and len(self.client.received) == len(self.client.upload)
-            and self.client.role.state is Client.TRACKED
-            and all(t.role.state in (NewServer.OWNED, NewServer.FAILED) for t in takings)
-        )
+        return not self.client.busy and not any(server.busy for server in self.servers.values())
 
-    def _check_end(self) -> None:
-        (owner,) = self._acting()
-        assert owner.server.end == self.client.current == self.client.role.current, "the mapping leads elsewhere"
-        assert owner.role.state is OldServer.ESTABLISHED
-        assert not self.client.migrating
+    def _check_rest(self) -> None:
+        client = self.client
+        assert client.role is not None and client.role.state is Client.TRACKED
+        assert not client.migrating, "the mapping still waits"
+        assert client.role.current == client.current, "the mapping leads elsewhere than the role thinks"
+        assert [server.end for server in self.servers.values() if owns(server)] == [client.current], "whose is it?"
 
 
-def echo(data: bytes) -> bytes:
-    """What the application answers."""
-    return bytes(byte ^ 0x5A for byte in data)
+def replay(seed: int, network: str, servers: int) -> str:
+    """How to see that run again."""
+    return f"python -m mtcp.sim {seed} --faults {network} --servers {servers}"
+
+
+def main() -> None:
+    """Show the trace of one run."""
+    parser = argparse.ArgumentParser(prog="python -m mtcp.sim", description=main.__doc__)
+    parser.add_argument("seed", type=int)
+    parser.add_argument("--faults", choices=NETWORKS, default="quiet")
+    parser.add_argument("--servers", type=int, default=2)
+    arguments = parser.parse_args()
+    simulation = Simulation(arguments.seed, NETWORKS[arguments.faults], arguments.servers)
+    try:
+        simulation.run()
+    except SimulationError as error:
+        raise SystemExit(str(error)) from None
+    print("\n".join(map(str, simulation.net.trace)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,8 +1,7 @@
-"""The servers of `mtcp.sim`: a model of TCP in a kernel, an echoing application, and the server roles' ports."""
+"""The servers of `mtcp.sim`: an agent with the server roles, and what outlives it, kernel, capsule and application."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mtcp import seq
@@ -11,115 +10,64 @@ from mtcp.capsule import Capsule, CapsuleError, Fence, Snapshot
 from mtcp.errors import Reason
 from mtcp.roles.new_server import NewServerRole
 from mtcp.roles.old_server import OldServerRole
+from mtcp.sim_kernel import LOG_SIZE, Application, Data, Kernel
+from mtcp.sim_network import Host, Network
 from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, SoSnapshot, StateReply, TcpSnapshot, compose
 from mtcp.states import NewServer, OldServer
 from mtcp.wire import frames, options
-from mtcp.wire.frames import Done, Frame, FrameReader, Release, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate
+from mtcp.wire.frames import Done, Frame, FrameReader, StateReject, StateRequest
+from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Refusal
 
 if TYPE_CHECKING:
-    from mtcp.sim import Network, SimClient
+    from mtcp.sim_client import SimClient
 
-QUEUE, LOG_SIZE = 64, 100
 _TCP = TcpSnapshot(1, 1, 0, 1460, 0, 0, 0, 65535, 65535, 65535, 0)
 _SO = SoSnapshot(0, 0, -1)
 
 
-@dataclass(frozen=True)
-class Data:
-    """A segment of the connection."""
-
-    seq: int
-    ack: int
-    payload: bytes
-
-
-@dataclass
-class Kernel:
-    """One end's queues."""
-
-    snd_una: int
-    snd_nxt: int
-    sndq: bytes
-    rcv_nxt: int
-    rcvq: bytes
-    frozen: bool = False
-    heard: bool = False
-
-    @property
-    def write_seq(self) -> int:
-        return seq.add(self.snd_una, len(self.sndq))
-
-    def segment(self, limit: int) -> Data:
-        """What is not acknowledged, from its start on."""
-        payload = self.sndq[:limit]
-        self.snd_nxt = seq.latest(self.snd_nxt, seq.add(self.snd_una, len(payload)))
-        return Data(self.snd_una, self.rcv_nxt, payload)
-
-    def take(self, data: Data) -> None:
-        """As RFC 9293: what acknowledges bytes that were never sent is dropped."""
-        acked = seq.diff(data.ack, self.snd_una)
-        if self.frozen or seq.after(data.ack, self.snd_nxt):
-            return
-        self.heard = True
-        if acked > 0:
-            self.snd_una, self.sndq = data.ack, self.sndq[acked:]
-        have = seq.diff(self.rcv_nxt, data.seq)
-        if 0 <= have < len(data.payload) and len(self.rcvq) < QUEUE:
-            self.rcvq += data.payload[have:]
-            self.rcv_nxt = seq.add(data.seq, len(data.payload))
-
-
 class Holding:
-    """A connection that a server has, and its application; the port of its old-server role."""
+    """A connection that a server has; the port of its old-server role, which dies with the agent."""
 
     def __init__(
         self, server: Server, kernel: Kernel, capsule: Capsule, key: bytes, attempt: int, origins: tuple[int, int]
     ) -> None:
-        self.server, self.kernel, self.capsule = server, kernel, capsule
+        self.server, self.kernel, self.capsule, self.key = server, kernel, capsule, key
+        self.application: Application | None = Application(kernel, capsule, server.net.random)
         self.taken_by = attempt
-        self.role = OldServerRole(FourTuple(server.end, server.client_end), key, attempt, self)
-        self.pending = capsule.snapshot().state
-        """The application's memory: echoes not yet written."""
+        self.wanted = True
+        """Whether the client was waiting for it when it was restored: a ghost that is not can do nothing."""
         self._rcv_origin, self._snd_origin = origins
+        # What the capsule keeps for an agent that begins anew.
+        self._attempt = attempt
+        self._given: tuple[Endpoint, bytes] | None = None
+        self.role = self._fresh_role()
+
+    def _fresh_role(self) -> OldServerRole:
+        return OldServerRole(FourTuple(self.server.end, self.server.client_end), self.key, self._attempt, self)
+
+    def attach_again(self, now: float) -> None:
+        """To an agent that has begun anew."""
+        self.role = self._fresh_role()
+        if self.acts:
+            self.role.recover_open(now)
+        elif self._given is not None:
+            self.role.recover(*self._given, now)
 
     @property
     def acts(self) -> bool:
         """Whether the application may."""
         return self.capsule.fence is Fence.OPEN
 
-    def turn(self) -> None:
-        """The application: read, echo, perhaps export."""
-        r, kernel, capsule = self.server.net.random, self.kernel, self.capsule
-        if not self.acts:
-            return
-        if len(self.pending) < QUEUE and kernel.rcvq:
-            with capsule.log_space(1 + r.randrange(60)) as space:
-                n = min(len(space) or 1, len(kernel.rcvq))
-                data, kernel.rcvq = kernel.rcvq[:n], kernel.rcvq[n:]
-                if space:
-                    space[:n] = data
-                    capsule.logged(n)
-                else:
-                    capsule.read_past_log(n)
-            self.pending += bytes(byte ^ 0x5A for byte in data)
-        n = r.randrange(60)
-        if capsule.swallow:
-            n = min(n, capsule.swallow, len(self.pending))
-            capsule.swallow -= n
-        else:
-            n = min(n, max(0, QUEUE - len(kernel.sndq)), len(self.pending))
-            kernel.sndq += self.pending[:n]
-            capsule.write_offset += n
-        self.pending = self.pending[n:]
-        if r.random() < self.server.exports:
-            capsule.export(self.pending)
-
     # -- OldServerPort
 
     def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
+        self.server.point()
+        assert self.role.new_server is not None
+        self._attempt, self._given = attempt, (self.role.new_server, self.role.tag)
         kernel, capsule = self.kernel, self.capsule
-        capsule.fence, kernel.frozen = Fence.FENCED, True
+        capsule.fence = Fence.FENCED
+        kernel.frozen = True
+        self.server.point()
         if capsule.overflowed:
             raise Refused(Reason.LOG_OVERFLOW)
         snapshot = capsule.snapshot()
@@ -143,12 +91,16 @@ class Holding:
             log = capsule.read_log(snapshot.rcv_offset, capsule.read_offset)
         except CapsuleError:
             raise Refused(Reason.INVALID_STATE) from None
-        return compose(client_rcv_nxt, application, queues, log, _TCP, _SO, self.role.key, attempt)
+        return compose(client_rcv_nxt, application, queues, log, _TCP, _SO, self.key, attempt)
 
     def resume(self) -> None:
-        self.capsule.fence, self.kernel.frozen = Fence.OPEN, False
+        self.server.point()
+        self.kernel.frozen = False
+        self.server.point()
+        self.capsule.fence = Fence.OPEN
 
     def close_silently(self) -> None:
+        self.server.point()
         self.capsule.fence, self.kernel.frozen = Fence.MIGRATED, True
 
     def send_frame(self, server: Endpoint, frame: Frame) -> None:
@@ -165,9 +117,8 @@ class Taking:
         self.server = server
         self.role = NewServerRole(FourTuple(server.end, server.client_end), migrate, 0, self)
         self._taken: Holding | None = None
-        self._handed_over = False
 
-    def poll(self, now: float) -> None:
+    def on_timer(self, now: float) -> None:
         if self.role.state is NewServer.RESTORED and self._taken is not None and self._taken.kernel.heard:
             self.role.on_traffic(now)
         self.role.on_timer(now)
@@ -182,42 +133,52 @@ class Taking:
         return True
 
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
-        now = self.server.net.now
-        for other in self.server.takings.values():
+        server, now = self.server, self.server.net.now
+        server.point()
+        for other in server.takings.values():
             if other.role.attempt < self.role.attempt:
                 other.role.superseded(now)
-        held = self.server.holding
-        if held is not None and held.role.state is OldServer.FENCED:
-            held.role.came_back(now)
-        if held is not None and held.capsule.fence is not Fence.MIGRATED:
+        if server.known is not None and server.known.role.attempt < self.role.attempt:
+            server.known.role.came_back(now)
+        if server.holding is not None and server.holding.capsule.fence is not Fence.MIGRATED:
             raise OSError("the 4-tuple is in use")
-        capsule = self.server.capsule(max(LOG_SIZE, len(reply.read_buffer)))
+        capsule = server.capsule(max(LOG_SIZE, len(reply.read_buffer)))
         capsule.write_offset = capsule.swallow = reply.snd_bytes_discard
         capsule.put_snapshot(Snapshot(reply.application_state, 0, 0))
         first = reply.snd_max_seen
         kernel = Kernel(first, first, reply.write_buffer, reply.last_ack_sent, reply.read_buffer)
         origins = reply.rcv_seq_snapshot, reply.snd_seq_snapshot
-        self._taken = Holding(self.server, kernel, capsule, reply.key, reply.attempt, origins)
+        self._taken = Holding(server, kernel, capsule, reply.key, reply.attempt, origins)
 
     def send(self, option: AnyOption) -> None:
-        if self._taken is not None and isinstance(option, Accept) and not self._handed_over:
-            self.server.holding, self._handed_over = self._taken, True
+        taken = self._taken
+        if taken is not None and isinstance(option, Accept) and taken is not self.server.holding:
+            # An agent that dies before here loses the socket.
+            self.server.point()
+            taken.wanted = self.server.client.waits_for(self.role.attempt)
+            self.server.holding = self.server.known = taken
         self.server.send(option)
 
     def discard(self) -> None:
         if self._taken is not None:
             self._taken.close_silently()
             if self.server.holding is self._taken:
-                self.server.holding = None
+                self.server.holding = self.server.known = None
 
 
-class Server:
-    """One server's agent and what it has."""
+class Server(Host):
+    """One server."""
 
     def __init__(self, end: Endpoint, client_end: Endpoint, net: Network) -> None:
-        self.end, self.client_end, self.net = end, client_end, net
+        super().__init__("S" + end.ip.rpartition(".")[2], net)
+        self.end, self.client_end = end, client_end
         self.holding: Holding | None = None
+        self.known: Holding | None = None
+        """The same, as far as the agent knows: applications have to find one that begins anew."""
         self.takings: dict[bytes, Taking] = {}
+        self.alive = True
+        self.lost = False
+        """Whether it died with a connection."""
         self.client: SimClient
         self.others: dict[Endpoint, Server]
         self.exports = net.random.choice([0.05, 0.3, 1.0])
@@ -232,64 +193,127 @@ class Server:
         for capsule in self._capsules:
             capsule.close()
 
+    # -- the agent
+
     def send(self, option: AnyOption) -> None:
-        wire = options.encode(option)
-        arrive = lambda: self.client.on_control(self.end, options.decode(wire))  # noqa: E731
-        self.net.send(f"{self.end.ip} -> C {option}", arrive)
+        self.point()
+        wire, client = options.encode(option), self.client
+        self.net.send(self.name, client.name, option, lambda: client.on_control(self.end, options.decode(wire)))
 
     def send_frame(self, server: Endpoint, frame: Frame) -> None:
+        self.point()
         wire, other = frames.encode(frame), self.others[server]
-        attempt = frame.reply.attempt if isinstance(frame, StateReplyFrame) else frame.attempt
-        self.net.send(
-            f"{self.end.ip} -> {server.ip} {frame.type.name} {attempt}", lambda: other.on_wire(wire, self.end)
-        )
+        self.net.send(self.name, other.name, frame, lambda: other.run(lambda: other.on_wire(wire)))
 
-    def on_wire(self, wire: bytes, sender: Endpoint) -> None:
+    def on_wire(self, wire: bytes) -> None:
         now = self.net.now
         for frame in FrameReader().feed(wire):
             match frame:
                 case StateRequest():
-                    held = self.holding
-                    if held is None:
-                        reject = StateReject(frame.old, frame.attempt, frame.mac, Reason.UNKNOWN_CONNECTION)
-                        self.send_frame(sender, reject)
-                        return
-                    held.role.on_request(frame, now)
-                    for taking in self.takings.values():
-                        if taking.role.attempt < frame.attempt == held.role.attempt:
-                            taking.role.on_traffic(now)
-                case Done() | Release():
-                    if self.holding is not None:
-                        self.holding.role.on_outcome(frame, now)
+                    self._on_request(frame, now)
+                case Done():
+                    if self.known is not None:
+                        self.known.role.on_done(frame, now)
                 case _:
-                    if (known := self.takings.get(frame.tag)) is not None:
-                        known.role.on_frame(frame, now)
+                    if (taking := self.takings.get(frame.tag)) is not None:
+                        taking.role.on_frame(frame, now)
+
+    def _on_request(self, frame: StateRequest, now: float) -> None:
+        if self.known is None:
+            reject = StateReject(frame.old, frame.attempt, frame.mac, Reason.UNKNOWN_CONNECTION)
+            self.send_frame(frame.new.local, reject)
+            return
+        self.known.role.on_request(frame, now)
+        for taking in self.takings.values():
+            if taking.role.attempt < frame.attempt == self.known.role.attempt:
+                taking.role.on_traffic(now)
 
     def on_control(self, option: AnyOption) -> None:
         now = self.net.now
         match option:
             case Migrate():
                 self.takings.setdefault(option.mac, Taking(self, option)).role.on_migrate_syn(now)
-            case Ack3() | Abort() if (taking := self._attempt(option.attempt)) is not None:
-                taking.role.on_ack3(option, now) if isinstance(option, Ack3) else taking.role.on_abort(option, now)
+            case Ack3() | Refusal() if (taking := self._attempt(option.attempt)) is not None:
+                taking.role.on_ack3(option, now) if isinstance(option, Ack3) else taking.role.on_refusal(option, now)
             case _:
-                if self.holding is not None:
-                    self.holding.role.on_option(option, now)
+                if self.known is not None:
+                    self.known.role.on_option(option, now)
 
     def _attempt(self, attempt: int) -> Taking | None:
-        return next((t for t in self.takings.values() if t.role.attempt == attempt and t.role.reply is not None), None)
+        started = (NewServer.RESTORED, NewServer.CONFIRMING, NewServer.OWNED)
+        return next((t for t in self.takings.values() if t.role.attempt == attempt and t.role.state in started), None)
+
+    def _on_timer(self) -> None:
+        for taking in self.takings.values():
+            taking.on_timer(self.net.now)
+        if self.known is not None:
+            self.known.role.on_timer(self.net.now)
+
+    def forget(self) -> None:
+        self.known, self.takings = None, {}
+
+    def recover(self) -> None:
+        def attach() -> None:
+            held = self.holding
+            if held is not None and self.known is None and held.capsule.fence is not Fence.MIGRATED:
+                self.known = held
+                held.attach_again(self.net.now)
+
+        self.net.after(self.net.random.random() * 0.5, lambda: self.run(attach))
+
+    @property
+    def busy(self) -> bool:
+        """Whether a role has something to do still."""
+        roles = [taking.role for taking in self.takings.values()]
+        return (
+            not self.up
+            or (self.holding is not None and self.known is None and self.holding.capsule.fence is not Fence.MIGRATED)
+            or any(role.deadline is not None for role in roles)
+            or (self.known is not None and self.known.role.deadline is not None)
+        )
+
+    # -- the host
+
+    def die(self, seconds: float) -> None:
+        """All of it, for a while."""
+        self.lost |= self.holding is not None and self.holding.capsule.fence is not Fence.MIGRATED
+        self.alive, self.holding = False, None
+        self.crash(seconds)
+        self.net.note(self.name, "the whole server dies")
+
+        def boot() -> None:
+            self.alive = True
+
+        self.net.after(seconds, boot)
 
     def on_data(self, data: Data) -> None:
-        if self.holding is not None:
+        if not self.alive:
+            return
+        if self.holding is None or self.holding.capsule.fence is Fence.MIGRATED:
+            self.client.on_reset(self.end)
+        else:
             self.holding.kernel.take(data)
 
-    def tick(self, now: float) -> None:
-        for taking in self.takings.values():
-            taking.poll(now)
+    def on_reset(self) -> None:
+        """The client's kernel has no such socket."""
         held = self.holding
-        if held is not None:
-            held.role.on_timer(now)
         if held is not None and not held.kernel.frozen:
-            held.turn()
+            held.kernel.frozen = True
+            if self.known is held:
+                self.run(lambda: held.role.closed(self.net.now))
+            held.capsule.fence = Fence.MIGRATED
+
+    def tick(self) -> None:
+        self.run(self._on_timer)
+        held = self.holding
+        if held is not None and not held.kernel.frozen:
+            if held.application is not None and held.acts:
+                held.application.turn(self.exports)
             data = held.kernel.segment(1 + self.net.random.randrange(60))
-            self.net.send("data", lambda: self.client.on_data(self.end, data), quiet=True)
+            self.net.send(self.name, self.client.name, None, lambda: self.client.on_data(self.end, data))
+
+
+def owns(server: Server) -> bool:
+    """Whether the connection is at rest there."""
+    known = server.known
+    return known is not None and known.acts and known.role.state is OldServer.ESTABLISHED

@@ -49,9 +49,9 @@ class ClientEvent(Event):
     GIVE_UP = auto()
     ACCEPT = auto()
     LATE_ACCEPT = auto()
-    """An ACCEPT of an attempt that has committed."""
+    """An ACCEPT of the server that has the connection: it has not heard so yet."""
     GIVEN_UP_ACCEPT = auto()
-    """An ACCEPT of an attempt that was given up: that server must not go on."""
+    """An ACCEPT of an attempt that was given up, or is over: that server must not go on."""
     REJECT = auto()
     COMMITTED = auto()
     KEPT = auto()
@@ -60,9 +60,9 @@ class ClientEvent(Event):
     EARLY_QUERY = auto()
     """A server asks what became of an attempt that is not decided yet."""
     OWNERS_QUERY = auto()
-    """The server that has the connection asks: the attempt failed."""
-    FORMER_OWNERS_QUERY = auto()
-    """A server that had the connection asks: it has lost it."""
+    """The server that has the connection asks: what could have taken it away has failed."""
+    STRANGERS_QUERY = auto()
+    """A server that has lost the connection, or was never given it, asks."""
     CLOSED = auto()
 
 
@@ -73,9 +73,10 @@ class ClientAction(Action):
     SEND_ACK3 = auto()
     SEND_ABORT = auto()
     SEND_REFUSAL = auto()
-    """ABORT to the new server."""
+    """To the new server."""
     ANSWER_ABORT = auto()
     ANSWER_ACK3 = auto()
+    ANSWER_REFUSAL = auto()
     """To whoever asked."""
     START_TIMERS = auto()
     STOP_TIMERS = auto()
@@ -118,10 +119,10 @@ _CLIENT_ANSWERS: Table = {
     for state in (_C.TRACKED, _C.SS_ISMIGRATING, _C.ABORTING, _C.GONE)
     for pair, result in {
         (state, _CE.LATE_ACCEPT): ((_CA.ANSWER_ACK3,), state),
-        (state, _CE.GIVEN_UP_ACCEPT): ((_CA.ANSWER_ABORT,), state),
+        (state, _CE.GIVEN_UP_ACCEPT): ((_CA.ANSWER_REFUSAL,), state),
         (state, _CE.EARLY_QUERY): ((), state),
         (state, _CE.OWNERS_QUERY): ((_CA.ANSWER_ABORT,), state),
-        (state, _CE.FORMER_OWNERS_QUERY): ((_CA.ANSWER_ACK3,), state),
+        (state, _CE.STRANGERS_QUERY): ((_CA.ANSWER_REFUSAL,), state),
     }.items()
 }
 """What the client answers servers that have not heard how an attempt ended, wherever it is itself."""
@@ -132,6 +133,8 @@ class OldServer(State):
     """A connection at the server that has it."""
 
     ESTABLISHED = auto()
+    UNSURE = auto()
+    """As ESTABLISHED, but the agent has begun anew, and asks whether the client is, or may still come, here."""
     FENCED = auto()
     MIGRATED = auto()
     """Closed silently here; kept for a while to answer repeated messages."""
@@ -146,15 +149,18 @@ class OldServerEvent(Event):
     BAD_REQUEST = auto()
     DUMP_FAILED = auto()
     DONE = auto()
-    ACK3 = auto()
-    """The client's own word that it has committed."""
     CAME_BACK = auto()
-    """Another server gives the connection back: the client had committed, whether anybody has said so or not."""
+    """Another server has answered a later attempt to come here: so this one has lost it, or never had it."""
     ABORT = auto()
     STALE_ABORT = auto()
-    RELEASE = auto()
+    REFUSAL = auto()
+    """The client says that it is elsewhere."""
+    ACK3 = auto()
+    """The client has committed to this server, and the agent that wanted to know is gone."""
     RECOVERED = auto()
     """This host's agent has begun anew, and found the connection fenced."""
+    RECOVERED_OPEN = auto()
+    """It found the connection open."""
     RETRY = auto()
     GIVE_UP = auto()
     CLOSED = auto()
@@ -169,7 +175,7 @@ class OldServerAction(Action):
     SEND_DONE_ACK = auto()
     SEND_ABORT_ACK = auto()
     SEND_QUERY = auto()
-    """To the client and to the new server."""
+    """To the client, and to the new server if there is one."""
     START_LEASE = auto()
     STOP_TIMERS = auto()
 
@@ -178,16 +184,24 @@ _O, _OE, _OA = OldServer, OldServerEvent, OldServerAction
 _RESUMED = (_OA.STOP_TIMERS, _OA.RESUME)
 _LOST = (_OA.STOP_TIMERS, _OA.CLOSE_SILENTLY)
 OLD_SERVER: Table = {
-    (_O.ESTABLISHED, _OE.STATE_REQUEST): (
-        (_OA.START_LEASE, _OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY),
-        _O.FENCED,
-    ),
-    (_O.ESTABLISHED, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), _O.ESTABLISHED),
-    (_O.ESTABLISHED, _OE.ABORT): ((_OA.SEND_ABORT_ACK,), _O.ESTABLISHED),
-    (_O.ESTABLISHED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.ESTABLISHED),
-    (_O.ESTABLISHED, _OE.RELEASE): ((), _O.ESTABLISHED),
+    **{
+        pair: result
+        for state, settled in ((_O.ESTABLISHED, ()), (_O.UNSURE, (_OA.STOP_TIMERS,)))
+        for pair, result in {
+            (state, _OE.STATE_REQUEST): ((_OA.START_LEASE, _OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY), _O.FENCED),
+            (state, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), state),
+            (state, _OE.ABORT): ((*settled, _OA.SEND_ABORT_ACK), _O.ESTABLISHED),
+            (state, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), state),
+            (state, _OE.ACK3): (settled, _O.ESTABLISHED),
+            (state, _OE.REFUSAL): (_LOST, _O.MIGRATED),
+            (state, _OE.CAME_BACK): (_LOST, _O.MIGRATED),
+            (state, _OE.CLOSED): (settled, _O.CLOSED),
+        }.items()
+    },
     (_O.ESTABLISHED, _OE.RECOVERED): ((_OA.START_LEASE, _OA.SEND_QUERY), _O.FENCED),
-    (_O.ESTABLISHED, _OE.CLOSED): ((), _O.CLOSED),
+    (_O.ESTABLISHED, _OE.RECOVERED_OPEN): ((_OA.START_LEASE, _OA.SEND_QUERY), _O.UNSURE),
+    (_O.UNSURE, _OE.RETRY): ((_OA.SEND_QUERY,), _O.UNSURE),
+    (_O.UNSURE, _OE.GIVE_UP): ((_OA.STOP_TIMERS,), _O.ESTABLISHED),
     (_O.FENCED, _OE.REPEATED_REQUEST): ((_OA.SEND_STATE_REPLY,), _O.FENCED),
     (_O.FENCED, _OE.LATER_REQUEST): (
         (_OA.RESUME, _OA.START_LEASE, _OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY),
@@ -197,23 +211,23 @@ OLD_SERVER: Table = {
     (_O.FENCED, _OE.DUMP_FAILED): ((*_RESUMED, _OA.SEND_STATE_REJECT), _O.ESTABLISHED),
     (_O.FENCED, _OE.RETRY): ((_OA.SEND_QUERY,), _O.FENCED),
     (_O.FENCED, _OE.DONE): ((*_LOST, _OA.SEND_DONE_ACK), _O.MIGRATED),
-    (_O.FENCED, _OE.ACK3): (_LOST, _O.MIGRATED),
+    (_O.FENCED, _OE.REFUSAL): (_LOST, _O.MIGRATED),
     (_O.FENCED, _OE.CAME_BACK): (_LOST, _O.MIGRATED),
     (_O.FENCED, _OE.GIVE_UP): (_LOST, _O.MIGRATED),
     (_O.FENCED, _OE.ABORT): ((*_RESUMED, _OA.SEND_ABORT_ACK), _O.ESTABLISHED),
     (_O.FENCED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.FENCED),
-    (_O.FENCED, _OE.RELEASE): (_RESUMED, _O.ESTABLISHED),
     (_O.FENCED, _OE.CLOSED): ((), _O.FENCED),
     (_O.MIGRATED, _OE.DONE): ((_OA.SEND_DONE_ACK,), _O.MIGRATED),
-    (_O.MIGRATED, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), _O.MIGRATED),
-    (_O.MIGRATED, _OE.ACK3): ((), _O.MIGRATED),
-    (_O.MIGRATED, _OE.CAME_BACK): ((), _O.MIGRATED),
-    (_O.MIGRATED, _OE.RELEASE): ((), _O.MIGRATED),
-    (_O.MIGRATED, _OE.CLOSED): ((), _O.MIGRATED),
-    (_O.CLOSED, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), _O.CLOSED),
-    (_O.CLOSED, _OE.CAME_BACK): ((), _O.CLOSED),
-    (_O.CLOSED, _OE.RELEASE): ((), _O.CLOSED),
-    (_O.CLOSED, _OE.CLOSED): ((), _O.CLOSED),
+    **{
+        pair: result
+        for state in (_O.MIGRATED, _O.CLOSED)
+        for pair, result in {
+            (state, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), state),
+            (state, _OE.REFUSAL): ((), state),
+            (state, _OE.CAME_BACK): ((), state),
+            (state, _OE.CLOSED): ((), state),
+        }.items()
+    },
 }
 
 
@@ -227,9 +241,6 @@ class NewServer(State):
     """The client has committed; the old server is being told until it confirms."""
     OWNED = auto()
     FAILED = auto()
-    """The client cannot have committed by this attempt, and never will."""
-    LAPSED = auto()
-    """Nobody has said for the whole lease whether it has."""
 
 
 class NewServerEvent(Event):
@@ -241,7 +252,7 @@ class NewServerEvent(Event):
     STATE_REJECT = auto()
     RESTORE_FAILED = auto()
     ACK3 = auto()
-    ABORT = auto()
+    REFUSAL = auto()
     SUPERSEDED = auto()
     """The old server has answered a later attempt: the client has given this one up, or it has been and gone."""
     QUERY = auto()
@@ -254,7 +265,6 @@ class NewServerAction(Action):
     SEND_ACCEPT = auto()
     SEND_REJECT = auto()
     SEND_DONE = auto()
-    SEND_RELEASE = auto()
     START_TIMERS = auto()
     START_LEASE = auto()
     STOP_TIMERS = auto()
@@ -273,15 +283,15 @@ NEW_SERVER: Table = {
     (_N.REQUESTED, _NE.STATE_REJECT): ((_NA.STOP_TIMERS, _NA.SEND_REJECT), _N.FAILED),
     (_N.REQUESTED, _NE.SUPERSEDED): ((_NA.STOP_TIMERS,), _N.FAILED),
     (_N.REQUESTED, _NE.QUERY): ((), _N.REQUESTED),
-    (_N.RESTORED, _NE.RESTORE_FAILED): ((_NA.STOP_TIMERS, _NA.SEND_REJECT, _NA.SEND_RELEASE), _N.FAILED),
+    (_N.RESTORED, _NE.RESTORE_FAILED): ((_NA.STOP_TIMERS, _NA.SEND_REJECT), _N.FAILED),
     (_N.RESTORED, _NE.MIGRATE_SYN): ((_NA.SEND_ACCEPT,), _N.RESTORED),
     (_N.RESTORED, _NE.RETRY): ((_NA.SEND_ACCEPT,), _N.RESTORED),
     (_N.RESTORED, _NE.STATE_REPLY): ((), _N.RESTORED),
     (_N.RESTORED, _NE.QUERY): ((), _N.RESTORED),
     (_N.RESTORED, _NE.ACK3): ((_NA.SEND_DONE, _NA.START_TIMERS), _N.CONFIRMING),
-    (_N.RESTORED, _NE.ABORT): (_DROPPED, _N.FAILED),
+    (_N.RESTORED, _NE.REFUSAL): (_DROPPED, _N.FAILED),
     (_N.RESTORED, _NE.SUPERSEDED): (_DROPPED, _N.FAILED),
-    (_N.RESTORED, _NE.GIVE_UP): (_DROPPED, _N.LAPSED),
+    (_N.RESTORED, _NE.GIVE_UP): (_DROPPED, _N.FAILED),
     (_N.CONFIRMING, _NE.RETRY): ((_NA.SEND_DONE,), _N.CONFIRMING),
     (_N.CONFIRMING, _NE.DONE_ACK): ((_NA.STOP_TIMERS,), _N.OWNED),
     (_N.CONFIRMING, _NE.GIVE_UP): ((_NA.STOP_TIMERS,), _N.OWNED),
@@ -297,21 +307,13 @@ NEW_SERVER: Table = {
         }.items()
     },
     (_N.OWNED, _NE.DONE_ACK): ((), _N.OWNED),
-    (_N.FAILED, _NE.STATE_REPLY): ((_NA.SEND_RELEASE,), _N.FAILED),
-    (_N.FAILED, _NE.QUERY): ((_NA.SEND_RELEASE,), _N.FAILED),
-    (_N.LAPSED, _NE.STATE_REPLY): ((), _N.LAPSED),
-    (_N.LAPSED, _NE.QUERY): ((), _N.LAPSED),
-    **{
-        pair: result
-        for state in (_N.FAILED, _N.LAPSED)
-        for pair, result in {
-            (state, _NE.MIGRATE_SYN): ((_NA.SEND_REJECT,), state),
-            (state, _NE.STATE_REJECT): ((), state),
-            (state, _NE.SUPERSEDED): ((), state),
-            (state, _NE.ACK3): ((), state),
-            (state, _NE.ABORT): ((), state),
-        }.items()
-    },
+    (_N.FAILED, _NE.MIGRATE_SYN): ((_NA.SEND_REJECT,), _N.FAILED),
+    (_N.FAILED, _NE.STATE_REPLY): ((), _N.FAILED),
+    (_N.FAILED, _NE.STATE_REJECT): ((), _N.FAILED),
+    (_N.FAILED, _NE.SUPERSEDED): ((), _N.FAILED),
+    (_N.FAILED, _NE.QUERY): ((), _N.FAILED),
+    (_N.FAILED, _NE.ACK3): ((), _N.FAILED),
+    (_N.FAILED, _NE.REFUSAL): ((), _N.FAILED),
 }
 
 LOCAL_EVENTS: frozenset[Event] = frozenset(
@@ -324,6 +326,7 @@ LOCAL_EVENTS: frozenset[Event] = frozenset(
         _CE.KEPT,
         _OE.DUMP_FAILED,
         _OE.RECOVERED,
+        _OE.RECOVERED_OPEN,
         _OE.RETRY,
         _OE.GIVE_UP,
         _NE.RETRY,

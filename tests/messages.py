@@ -8,7 +8,7 @@ from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import Reason
 from mtcp.snapshot import SoSnapshot, StateReply, TcpSnapshot
 from mtcp.wire import frames
-from mtcp.wire.frames import Done, DoneAck, Frame, Release, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
 from mtcp.wire.options import (
     Abort,
     AbortAck,
@@ -24,6 +24,7 @@ from mtcp.wire.options import (
     HintReason,
     Migrate,
     Query,
+    Refusal,
     Reject,
 )
 
@@ -39,7 +40,7 @@ _lists = st.lists(v4, max_size=3) | st.lists(v6, max_size=1)
 any_option: st.SearchStrategy[AnyOption] = st.one_of(
     st.builds(Capable, st.none() | eight),
     st.builds(Migrate, endpoints, u32, u32, eight),
-    *(st.builds(kind, u32, eight) for kind in (Accept, Ack3, Abort, AbortAck, Query)),
+    *(st.builds(kind, u32, eight) for kind in (Accept, Ack3, Abort, AbortAck, Query, Refusal)),
     st.builds(
         lambda version, at, listed, mac: AddServers(version, *at, tuple(listed), mac),
         u16,
@@ -72,7 +73,7 @@ any_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(StateRequest, tuples, tuples, u32, u32, eight),
     st.builds(StateReplyFrame, tuples, eight, replies),
     st.builds(StateReject, tuples, u32, eight, st.sampled_from(Reason)),
-    *(st.builds(kind, tuples, u32, eight) for kind in (Done, DoneAck, frames.Query, Release)),
+    *(st.builds(kind, tuples, u32, eight) for kind in (Done, DoneAck, frames.Query)),
 )
 
 MAC = bytes.fromhex("a1a2a3a4a5a6a7a8")
@@ -108,6 +109,7 @@ OPTIONS: list[AnyOption] = [
     Abort(7, MAC),
     AbortAck(7, MAC),
     Query(7, MAC),
+    Refusal(7, MAC),
     Hint(5, HintReason.OVERLOAD, None, MAC),
     Hint(6, HintReason.DRAIN, S2, MAC),
     Hint(7, HintReason.ATTACK, S6, MAC),
@@ -121,5 +123,4 @@ FRAMES: list[Frame] = [
     Done(OLD, 7, MAC),
     DoneAck(OLD6, 7, MAC),
     frames.Query(OLD, 7, MAC),
-    Release(OLD, 7, MAC),
 ]

@@ -25,8 +25,8 @@ from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments, Segment
 from mtcp.pool import Pool, Server
 from mtcp.states import NewServer, OldServer
-from mtcp.wire.frames import Done, Frame, Release, StateReject, StateRequest
-from mtcp.wire.options import Abort, Ack3, AddServersAck, AnyOption, HintAck, HintReason, Migrate
+from mtcp.wire.frames import Done, Frame, StateReject, StateRequest
+from mtcp.wire.options import Ack3, AddServersAck, AnyOption, HintAck, HintReason, Migrate, Refusal
 
 log = logging.getLogger(__name__)
 MAX_PENDING, MAX_PENDING_OF_CLIENT = 1024, 64
@@ -78,7 +78,7 @@ class ServerSide:
             if other.four_tuple == taking.four_tuple and other.role.attempt < taking.role.attempt:
                 other.role.superseded(now)
         connection = self._connections.get(taking.four_tuple)
-        if connection is not None and connection.role.state is OldServer.FENCED:
+        if connection is not None and connection.role.attempt < taking.role.attempt:
             connection.role.came_back(now)
 
     def add(self, connection: ServerConnection) -> None:
@@ -136,8 +136,8 @@ class ServerSide:
         match option:
             case Migrate():
                 self._on_migrate(segment, option, now)
-            case Ack3() | Abort() if (taking := self._attempt(segment.four_tuple, option.attempt)) is not None:
-                taking.role.on_ack3(option, now) if isinstance(option, Ack3) else taking.role.on_abort(option, now)
+            case Ack3() | Refusal() if (taking := self._attempt(segment.four_tuple, option.attempt)) is not None:
+                taking.role.on_ack3(option, now) if isinstance(option, Ack3) else taking.role.on_refusal(option, now)
             case AddServersAck():
                 connection = self._connections.get(segment.four_tuple)
                 if connection is not None and connection.announcement is not None:
@@ -152,9 +152,10 @@ class ServerSide:
                 self._on_option(segment.four_tuple, option, now)
 
     def _attempt(self, four_tuple: FourTuple, attempt: int) -> Taking | None:
-        """The client's attempt of this number: one that the old server has answered, for others may be forged."""
+        """The client's attempt of this number, if it has got as far as ACCEPT; otherwise the connection is meant."""
         for taking in self._takings.values():
-            if taking.four_tuple == four_tuple and taking.role.attempt == attempt and taking.role.reply is not None:
+            started = taking.role.state in (NewServer.RESTORED, NewServer.CONFIRMING, NewServer.OWNED)
+            if started and taking.four_tuple == four_tuple and taking.role.attempt == attempt:
                 return taking
         return None
 
@@ -195,12 +196,12 @@ class ServerSide:
                         peer.send(StateReject(frame.old, frame.attempt, frame.mac, Reason.NOT_ALLOWED))
                         raise RemoteProtocolError(f"it asks for a move to {frame.new.local}; refused")
                     self._on_request(frame, now)
-                case Done() | Release():
+                case Done():
                     connection = self._connections.get(frame.old)
                     if connection is not None:
                         if not peer.speaks_for(connection.role.new_server):
                             raise RemoteProtocolError(f"{frame.old} was not given to it; dropped")
-                        connection.role.on_outcome(frame, now)
+                        connection.role.on_done(frame, now)
                 case _:
                     taking = self._takings.get(frame.tag)
                     if taking is not None and taking.role.old == frame.old:
@@ -237,7 +238,7 @@ class ServerSide:
         for taking in list(self._takings.values()):
             taking.poll(now)
             taking.role.on_timer(now)
-            if now >= taking.ends_at and taking.role.state in (NewServer.OWNED, NewServer.FAILED, NewServer.LAPSED):
+            if now >= taking.ends_at and taking.role.state in (NewServer.OWNED, NewServer.FAILED):
                 self._takings.pop(taking.role.tag, None)
         for connection in list(self._connections.values()):
             connection.on_timer(now)

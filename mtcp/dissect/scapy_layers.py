@@ -162,6 +162,10 @@ class Query(_Attempted):
     name = "QUERY"
 
 
+class Refusal(_Attempted):
+    name = "REFUSAL"
+
+
 class Reject(Packet):
     name = "REJECT"
     fields_desc = [IntField("attempt", 0), ShortEnumField("reason", Reason.BUSY, _REASONS), _mac("tag")]
@@ -217,6 +221,7 @@ OPTION_BODIES: dict[Subtype, type[Packet]] = {
     Subtype.QUERY: Query,
     Subtype.HINT: Hint,
     Subtype.HINT_ACK: HintAck,
+    Subtype.REFUSAL: Refusal,
 }
 
 
@@ -364,10 +369,6 @@ class FrameQuery(_Outcome):
     name = "query"
 
 
-class Release(_Outcome):
-    name = "release"
-
-
 FRAME_BODIES: dict[FrameType, type[Packet]] = {
     FrameType.STATE_REQUEST: StateRequest,
     FrameType.STATE_REPLY: StateReply,
@@ -375,7 +376,6 @@ FRAME_BODIES: dict[FrameType, type[Packet]] = {
     FrameType.DONE: Done,
     FrameType.DONE_ACK: DoneAck,
     FrameType.QUERY: FrameQuery,
-    FrameType.RELEASE: Release,
 }
 
 

@@ -10,7 +10,7 @@ from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.states import CLIENT, Client, ClientEvent
-from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Query, Reject, is_authentic
+from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Query, Refusal, Reject, is_authentic
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,6 @@ class ClientRole(Machine):
         self.attempt = 0
         self.target: Endpoint | None = None
         self._migrate: Migrate | None = None
-        self._committed_attempt = 0
         self._reason = ""
         self._asking = (current, 0)
         """The server to answer, and the attempt that it speaks of."""
@@ -111,22 +110,15 @@ class ClientRole(Machine):
     def _about_accept(self, server: Endpoint, attempt: int) -> ClientEvent:
         if self._undecided and attempt == self.attempt and server == self.target:
             return ClientEvent.ACCEPT
-        if server != self.current:
-            return ClientEvent.GIVEN_UP_ACCEPT
-        if attempt in (self.attempt, self._committed_attempt):
-            return ClientEvent.LATE_ACCEPT
-        # After a restart of the agent nobody knows which of the earlier attempts led here.
-        if not self._committed_attempt:
-            raise RemoteProtocolError(f"ACCEPT of attempt {attempt} from {server}, at {self.attempt}; dropped")
-        return ClientEvent.GIVEN_UP_ACCEPT
+        # An earlier attempt to move to the present server is over there since the one that led to it.
+        return ClientEvent.LATE_ACCEPT if server == self.current else ClientEvent.GIVEN_UP_ACCEPT
 
     def _about_query(self, server: Endpoint, attempt: int) -> ClientEvent:
-        # A server is fenced for one attempt at a time, that of its last request. So one that no longer has the
-        # connection has lost it by this attempt, and one that has it must have kept it: nothing else to remember.
-        if server != self.current:
-            return ClientEvent.FORMER_OWNERS_QUERY
-        undecided = self._undecided and attempt >= self.attempt
-        return ClientEvent.EARLY_QUERY if undecided else ClientEvent.OWNERS_QUERY
+        # A server asks for one attempt at a time: that of the last request it answered, or that by which it took the
+        # connection. So whether that succeeded is whether it has the connection: there is nothing else to remember.
+        if self._undecided and attempt >= self.attempt and server in (self.current, self.target):
+            return ClientEvent.EARLY_QUERY
+        return ClientEvent.OWNERS_QUERY if server == self.current else ClientEvent.STRANGERS_QUERY
 
     @property
     def _undecided(self) -> bool:
@@ -155,7 +147,7 @@ class ClientRole(Machine):
 
     def send_refusal(self, now: float) -> None:
         assert self.target is not None
-        self._port.send(self.target, Abort(self.attempt).signed(self.key))
+        self._port.send(self.target, Refusal(self.attempt).signed(self.key))
 
     def answer_abort(self, now: float) -> None:
         server, attempt = self._asking
@@ -165,9 +157,13 @@ class ClientRole(Machine):
         server, attempt = self._asking
         self._port.send(server, Ack3(attempt).signed(self.key))
 
+    def answer_refusal(self, now: float) -> None:
+        server, attempt = self._asking
+        self._port.send(server, Refusal(attempt).signed(self.key))
+
     def report_moved(self, now: float) -> None:
         assert self.target is not None
-        self.current, self._committed_attempt = self.target, self.attempt
+        self.current = self.target
         self._port.report(True, self.target, "")
 
     def report_kept(self, now: float) -> None:

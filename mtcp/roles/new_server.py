@@ -9,8 +9,8 @@ from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.snapshot import StateReply
 from mtcp.states import NEW_SERVER, NewServer, NewServerEvent
-from mtcp.wire.frames import Done, DoneAck, Frame, Query, Release, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Abort, Accept, Ack3, AnyOption, Migrate, Reject, is_authentic
+from mtcp.wire.frames import Done, DoneAck, Frame, Query, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Refusal, Reject, is_authentic
 
 
 class NewServerPort(Protocol):
@@ -88,11 +88,11 @@ class NewServerRole(Machine):
             raise RemoteProtocolError("ACK3 with a wrong MAC or attempt; dropped")
         self.fire(NewServerEvent.ACK3, now)
 
-    def on_abort(self, option: Abort, now: float) -> None:
-        """The client has given this attempt up. Before there is a key to check that with, it can mean nothing."""
-        if self.reply is not None and (option.attempt != self.attempt or not is_authentic(option, self.reply.key)):
-            raise RemoteProtocolError("ABORT with a wrong MAC or attempt; dropped")
-        self.fire(NewServerEvent.ABORT, now)
+    def on_refusal(self, option: Refusal, now: float) -> None:
+        """The client has given this attempt up."""
+        if self.reply is None or option.attempt != self.attempt or not is_authentic(option, self.reply.key):
+            raise RemoteProtocolError("REFUSAL with a wrong MAC or attempt; dropped")
+        self.fire(NewServerEvent.REFUSAL, now)
 
     def on_traffic(self, now: float) -> None:
         """The kernel has heard from the client: it has committed, whether its ACK3 arrived or not."""
@@ -122,9 +122,6 @@ class NewServerRole(Machine):
 
     def send_done(self, now: float) -> None:
         self._port.send_frame(self._migrate.old_server, Done(self.old, self.attempt, self.tag))
-
-    def send_release(self, now: float) -> None:
-        self._port.send_frame(self._migrate.old_server, Release(self.old, self.attempt, self.tag))
 
     def discard(self, now: float) -> None:
         self._port.discard()

@@ -10,8 +10,8 @@ from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.snapshot import Refused, StateReply
 from mtcp.states import OLD_SERVER, OldServer, OldServerEvent
-from mtcp.wire.frames import Done, DoneAck, Frame, Query, Release, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Abort, AbortAck, Ack3, AnyOption, is_authentic, migrate_mac
+from mtcp.wire.frames import Done, DoneAck, Frame, Query, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.options import Abort, AbortAck, Ack3, AnyOption, Refusal, is_authentic, migrate_mac
 from mtcp.wire.options import Query as QueryOption
 
 
@@ -64,6 +64,10 @@ class OldServerRole(Machine):
         self.new_server, self.tag = new_server, tag
         self.fire(OldServerEvent.RECOVERED, now)
 
+    def recover_open(self, now: float) -> None:
+        """Go on for an agent that ended while the connection was open: perhaps before the client had committed."""
+        self.fire(OldServerEvent.RECOVERED_OPEN, now)
+
     def on_request(self, request: StateRequest, now: float) -> None:
         """A State request."""
         self._asking = request
@@ -88,26 +92,27 @@ class OldServerRole(Machine):
             return None
         return Reason.BUSY if self.state is OldServer.FENCED else Reason.STALE_ATTEMPT
 
-    def on_outcome(self, frame: Done | Release, now: float) -> None:
-        """What the new server says of the attempt."""
-        if (frame.attempt, frame.tag) != (self.attempt, self.tag):
-            raise RemoteProtocolError(f"{frame.type.name} of attempt {frame.attempt}, at {self.attempt}; dropped")
-        self.fire(OldServerEvent.DONE if isinstance(frame, Done) else OldServerEvent.RELEASE, now)
+    def on_done(self, done: Done, now: float) -> None:
+        """The new server says that the client has committed."""
+        if (done.attempt, done.tag) != (self.attempt, self.tag):
+            raise RemoteProtocolError(f"DONE of attempt {done.attempt}, at {self.attempt}; dropped")
+        self.fire(OldServerEvent.DONE, now)
 
     def came_back(self, now: float) -> None:
-        """Another server gives the connection back."""
+        """Another server gives the connection to this one, by an attempt later than this role's."""
         self.fire(OldServerEvent.CAME_BACK, now)
 
     def on_option(self, option: AnyOption, now: float) -> None:
         """A control segment from the client."""
-        if not isinstance(option, Abort | Ack3):
+        if not isinstance(option, Abort | Ack3 | Refusal):
             raise RemoteProtocolError(f"{option.subtype.name} is not for the server that has the connection; dropped")
         if not is_authentic(option, self.key):
             raise RemoteProtocolError(f"{option.subtype.name} with a wrong MAC; dropped")
-        if isinstance(option, Ack3):
+        if not isinstance(option, Abort):
             if option.attempt != self.attempt:
-                raise RemoteProtocolError(f"ACK3 of attempt {option.attempt}, at {self.attempt}; dropped")
-            self.fire(OldServerEvent.ACK3, now)
+                what = f"{option.subtype.name} of attempt {option.attempt}"
+                raise RemoteProtocolError(f"{what}, at {self.attempt}; dropped")
+            self.fire(OldServerEvent.ACK3 if isinstance(option, Ack3) else OldServerEvent.REFUSAL, now)
             return
         self._abort_attempt = option.attempt
         if option.attempt >= self.attempt:
@@ -155,6 +160,6 @@ class OldServerRole(Machine):
         self._port.send(AbortAck(self._abort_attempt).signed(self.key))
 
     def send_query(self, now: float) -> None:
-        assert self.new_server is not None
         self._port.send(QueryOption(self.attempt).signed(self.key))
-        self._port.send_frame(self.new_server, Query(self.four_tuple, self.attempt, self.tag))
+        if self.new_server is not None:
+            self._port.send_frame(self.new_server, Query(self.four_tuple, self.attempt, self.tag))

@@ -35,7 +35,6 @@ class FrameType(IntEnum):
     DONE = 4
     DONE_ACK = 5
     QUERY = 6
-    RELEASE = 7
 
 
 _ENDPOINT = struct.Struct("!B16sH")
@@ -209,21 +208,14 @@ class DoneAck(_Outcome):
 
 @dataclass(frozen=True)
 class Query(_Outcome):
-    """Old server, fenced, to new: what has become of this attempt? DONE or RELEASE answers, once that is known."""
+    """Old server, fenced, to new: has the client committed by this attempt? DONE answers, if it has."""
 
     type: ClassVar[FrameType] = FrameType.QUERY
 
 
-@dataclass(frozen=True)
-class Release(_Outcome):
-    """New server to old: the client cannot have committed to me by this attempt, and never will. Go on."""
-
-    type: ClassVar[FrameType] = FrameType.RELEASE
-
-
-Frame = StateRequest | StateReplyFrame | StateReject | Done | DoneAck | Query | Release
+Frame = StateRequest | StateReplyFrame | StateReject | Done | DoneAck | Query
 _PARSERS: dict[FrameType, Callable[[bytes], Frame]] = {
-    c.type: c.parse for c in (StateRequest, StateReplyFrame, StateReject, Done, DoneAck, Query, Release)
+    c.type: c.parse for c in (StateRequest, StateReplyFrame, StateReject, Done, DoneAck, Query)
 }
 
 

@@ -67,14 +67,14 @@ class Accept(Attempted):
 
 @dataclass(frozen=True)
 class Ack3(Attempted):
-    """Client to new server: the move is committed. To an old one, when it asks: it was, and you have lost it."""
+    """Client to new server: the move is committed."""
 
     subtype: ClassVar[Subtype] = Subtype.ACK3
 
 
 @dataclass(frozen=True)
 class Abort(Attempted):
-    """Client to old server: this attempt is off, the connection stays with you. To the new one: let go of it."""
+    """Client to old server: this attempt is off, the connection stays with you."""
 
     subtype: ClassVar[Subtype] = Subtype.ABORT
 
@@ -87,8 +87,18 @@ class AbortAck(Attempted):
 
 
 @dataclass(frozen=True)
+class Refusal(Attempted):
+    """Client to any server: by this attempt the connection is not yours, or no longer; let go of it.
+
+    No ABORT, although both end an attempt: a server that is still fenced for an earlier attempt would take it for one.
+    """
+
+    subtype: ClassVar[Subtype] = Subtype.REFUSAL
+
+
+@dataclass(frozen=True)
 class Query(Attempted):
-    """Old server, fenced, to client: what has become of this attempt? ACK3 or ABORT is the answer."""
+    """Server to client: is the connection with me, by or in spite of this attempt? ABORT: yes. REFUSAL: no."""
 
     subtype: ClassVar[Subtype] = Subtype.QUERY
 

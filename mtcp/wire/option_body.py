@@ -26,6 +26,7 @@ class Subtype(IntEnum):
     QUERY = 10
     HINT = 11
     HINT_ACK = 12
+    REFUSAL = 13
 
 
 class Flags(IntFlag):

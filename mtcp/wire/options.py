@@ -18,7 +18,7 @@ from collections.abc import Callable
 
 from mtcp import keys
 from mtcp.errors import RemoteProtocolError
-from mtcp.wire.moving import Abort, AbortAck, Accept, Ack3, Migrate, Query, Reject, migrate_mac
+from mtcp.wire.moving import Abort, AbortAck, Accept, Ack3, Migrate, Query, Refusal, Reject, migrate_mac
 from mtcp.wire.offering import AddServers, AddServersAck, Capable, Hint, HintAck, HintAnswer, HintReason
 from mtcp.wire.option_body import Flags, Subtype
 
@@ -38,6 +38,7 @@ __all__ = [
     "HintReason",
     "Migrate",
     "Query",
+    "Refusal",
     "Reject",
     "SignedOption",
     "Subtype",
@@ -54,11 +55,11 @@ VERSION = 1
 MAX_LENGTH = 40
 _HEAD = struct.Struct("!BBHBB")
 
-SignedOption = Accept | Ack3 | AddServers | AddServersAck | Abort | AbortAck | Query | Hint | HintAck
+SignedOption = Accept | Ack3 | AddServers | AddServersAck | Abort | AbortAck | Query | Refusal | Hint | HintAck
 AnyOption = Capable | Migrate | Reject | SignedOption
 _CLASSES = (
     *(Capable, Migrate, Accept, Ack3, AddServers, AddServersAck),
-    *(Reject, Abort, AbortAck, Query, Hint, HintAck),
+    *(Reject, Abort, AbortAck, Query, Refusal, Hint, HintAck),
 )
 _PARSERS: dict[Subtype, Callable[[Flags, bytes], AnyOption]] = {c.subtype: c.parse for c in _CLASSES}
 

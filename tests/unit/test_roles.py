@@ -10,8 +10,8 @@ from mtcp.address import FourTuple
 from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
 from mtcp.roles.machine import LAST_RETRY, Machine
 from mtcp.states import OldServer
-from mtcp.wire.frames import Done, DoneAck, Query, Release, StateReject, StateRequest
-from mtcp.wire.options import Abort, AbortAck, Ack3
+from mtcp.wire.frames import Done, DoneAck, Query, StateReject, StateRequest
+from mtcp.wire.options import Abort, AbortAck, Ack3, Refusal
 from mtcp.wire.options import Query as QueryOption
 from tests.unit.role_hosts import (
     ACCEPT,
@@ -33,7 +33,7 @@ from tests.unit.role_hosts import (
 )
 
 pytestmark = pytest.mark.unit
-DONE, RELEASE = Done(OLD, 1, TAG), Release(OLD, 1, TAG)
+DONE, REFUSAL = Done(OLD, 1, TAG), Refusal(1).signed(KEY)
 DONE_ACK = (S2, DoneAck(OLD, 1, TAG))
 QUERIES = [QueryOption(1).signed(KEY), (S2, Query(OLD, 1, TAG))]
 
@@ -45,7 +45,7 @@ def test_it_gives_away() -> None:
     role.on_request(REQUEST, 0.1)  # the reply was lost: neither fenced nor dumped a second time
     assert host.take() == [(S2, REPLY_FRAME)]
     for _ in range(2):
-        role.on_outcome(DONE, 0.2)
+        role.on_done(DONE, 0.2)
     assert host.take() == ["close", DONE_ACK, DONE_ACK]
     role.on_request(REQUEST, 0.3)
     assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.UNKNOWN_CONNECTION))]
@@ -83,7 +83,7 @@ def test_it_is_busy_with_another_request_of_the_same_attempt() -> None:
     other = signed_request(1, rcv_nxt=99)
     role.on_request(other, 0.1)
     assert host.take() == [(S2, StateReject(OLD, 1, other.mac, Reason.BUSY))]
-    role.on_outcome(DONE, 0.2)
+    role.on_done(DONE, 0.2)
     assert host.take() == ["close", DONE_ACK]
 
 
@@ -94,15 +94,14 @@ def test_a_later_attempt_takes_the_place_of_one_that_was_given_up() -> None:
     role.on_request(later, 50.0)
     resume, fence, (server, reply) = host.take()
     assert (resume, fence, server, reply.tag, reply.reply.attempt) == ("resume", "fence", S3, later.mac, 2)
-    for stale in (DONE, RELEASE):
-        with pytest.raises(RemoteProtocolError, match="of attempt 1, at 2"):
-            role.on_outcome(stale, 50.1)
-    with pytest.raises(RemoteProtocolError):
-        role.on_option(ACK3, 50.1)
+    with pytest.raises(RemoteProtocolError, match="of attempt 1, at 2"):
+        role.on_done(DONE, 50.1)
+    with pytest.raises(RemoteProtocolError, match="of attempt 1, at 2"):
+        role.on_option(REFUSAL, 50.1)
     assert (host.take(), role.state) == ([], OldServer.FENCED)
     run_timer(role, 109.9)  # a lease of its own
     assert role.state is OldServer.FENCED
-    role.on_outcome(Done(OLD, 2, later.mac), 109.9)
+    role.on_done(Done(OLD, 2, later.mac), 109.9)
     assert host.take()[-2:] == ["close", (S3, DoneAck(OLD, 2, later.mac))]
 
 
@@ -138,13 +137,12 @@ def test_abort_that_overtakes_the_request() -> None:
     assert host.take() == [AbortAck(0).signed(KEY)]
 
 
-def test_the_new_server_lets_it_go() -> None:
+def test_a_refusal_of_a_later_attempt_is_no_abort_of_this_one() -> None:
+    """The client has moved, tries to come back, and gives that up."""
     role, host = fenced()
-    role.on_outcome(RELEASE, 0.1)
-    role.on_outcome(RELEASE, 0.2)
-    assert (host.take(), role.state, role.deadline) == (["resume"], OldServer.ESTABLISHED, None)
-    role.on_request(REQUEST, 0.3)  # late: that attempt is over
-    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.STALE_ATTEMPT))]
+    with pytest.raises(RemoteProtocolError, match="REFUSAL of attempt 2, at 1"):
+        role.on_option(Refusal(2).signed(KEY), 0.1)
+    assert (host.take(), role.state) == ([], OldServer.FENCED)
 
 
 def test_fenced_it_asks_and_never_goes_on_by_itself() -> None:
@@ -161,7 +159,7 @@ def test_fenced_it_asks_and_never_goes_on_by_itself() -> None:
 def test_the_client_says_that_it_has_moved() -> None:
     role, host = fenced()
     for _ in range(2):
-        role.on_option(ACK3, 0.1)
+        role.on_option(REFUSAL, 0.1)
     assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
 
 
@@ -170,11 +168,12 @@ def test_it_comes_back() -> None:
     for _ in range(2):
         role.came_back(0.1)
     assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
-    role.on_outcome(RELEASE, 0.2)
-    assert (host.take(), role.state) == ([], OldServer.MIGRATED)
+    role, host = old_server()
+    role.came_back(0.1)  # it was taken by an attempt that the client gave up, and nobody said so
+    assert (host.take(), role.state) == (["close"], OldServer.MIGRATED)
 
 
-@pytest.mark.parametrize("outcome", ["done", "release", "abort", "nothing"])
+@pytest.mark.parametrize("outcome", ["done", "refusal", "abort", "nothing"])
 def test_an_agent_that_begins_anew_recovers_a_fence(outcome: str) -> None:
     role, host = old_server()
     role.attempt = 1
@@ -182,11 +181,11 @@ def test_an_agent_that_begins_anew_recovers_a_fence(outcome: str) -> None:
     assert (host.take(), role.state) == (QUERIES, OldServer.FENCED)
     match outcome:
         case "done":
-            role.on_outcome(DONE, 10.1)
+            role.on_done(DONE, 10.1)
             assert host.take() == ["close", DONE_ACK]
-        case "release":
-            role.on_outcome(RELEASE, 10.1)
-            assert host.take() == ["resume"]
+        case "refusal":
+            role.on_option(REFUSAL, 10.1)
+            assert host.take() == ["close"]
         case "abort":
             role.on_option(Abort(1).signed(KEY), 10.1)
             assert host.take() == ["resume", AbortAck(1).signed(KEY)]
@@ -196,6 +195,43 @@ def test_an_agent_that_begins_anew_recovers_a_fence(outcome: str) -> None:
             run_timer(role, 70.0)
             assert host.take() == ["close"]
     assert role.deadline is None
+
+
+@pytest.mark.parametrize("outcome", ["abort", "ack3", "refusal", "came back", "request", "closed", "nothing"])
+def test_an_agent_that_begins_anew_asks_whether_an_open_connection_is_its_own(outcome: str) -> None:
+    """It may have been taken by an attempt that the client gave up meanwhile; until that is known it stays open."""
+    role, host = old_server()
+    role.attempt = 1
+    role.recover_open(10.0)
+    assert (host.take(), role.state) == (QUERIES[:1], OldServer.UNSURE)
+    role.on_option(Abort(0).signed(KEY), 10.0)
+    assert (host.take(), role.state) == ([AbortAck(0).signed(KEY)], OldServer.UNSURE)
+    after, did = OldServer.ESTABLISHED, []
+    match outcome:
+        case "abort":
+            role.on_option(Abort(1).signed(KEY), 10.1)
+            did = [AbortAck(1).signed(KEY)]
+        case "ack3":
+            role.on_option(ACK3, 10.1)
+        case "refusal":
+            role.on_option(REFUSAL, 10.1)
+            after, did = OldServer.MIGRATED, ["close"]
+        case "came back":
+            role.came_back(10.1)
+            after, did = OldServer.MIGRATED, ["close"]
+        case "request":
+            role.on_request(signed_request(2), 10.1)
+            assert (role.state, host.take()[0]) == (OldServer.FENCED, "fence")
+            return
+        case "closed":
+            role.closed(10.1)
+            after = OldServer.CLOSED
+        case _:
+            run_timer(role, 69.9)
+            asked = host.take()
+            assert len(asked) > 50 and asked == QUERIES[:1] * len(asked)
+            run_timer(role, 70.0)
+    assert (host.take(), role.state, role.deadline) == (did, after, None)
 
 
 def test_a_recovered_fence_turns_the_repeated_request_down() -> None:
@@ -214,17 +250,24 @@ def test_what_is_forged_or_stale_is_dropped() -> None:
     role, host = old_server()
     for early in (Done(OLD, 0, TAG), Done(OLD, 0, bytes(8)), DONE):  # nobody asked
         with pytest.raises(RemoteProtocolError):
-            role.on_outcome(early, 0.0)
+            role.on_done(early, 0.0)
     role, host = fenced()
     for option in (
-        *(Abort(1), Abort(2, Abort(1).signed(KEY).mac), Ack3(1), Ack3(1).signed(b"8 bytes?"), Ack3(2).signed(KEY)),
+        *(
+            Abort(1),
+            Abort(2, Abort(1).signed(KEY).mac),
+            Ack3(1),
+            Ack3(1).signed(KEY),
+            Refusal(1),
+            Refusal(2).signed(KEY),
+        ),
         *(Ack3(1, Abort(1).signed(KEY).mac), ACCEPT, MIGRATE),
     ):
         with pytest.raises(RemoteProtocolError):
             role.on_option(option, 0.1)
-    for frame in (Done(OLD, 2, TAG), Done(OLD, 1, bytes(8)), Release(OLD, 2, TAG), Release(OLD, 1, bytes(8))):
+    for frame in (Done(OLD, 2, TAG), Done(OLD, 1, bytes(8))):
         with pytest.raises(RemoteProtocolError):
-            role.on_outcome(frame, 0.1)
+            role.on_done(frame, 0.1)
     assert (host.take(), role.state) == ([], OldServer.FENCED)
 
 

@@ -8,11 +8,11 @@ from mtcp.address import Endpoint
 from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
 from mtcp.roles.machine import FIRST_RETRY
 from mtcp.states import Client
-from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Query, Reject
+from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate, Query, Refusal, Reject
 from tests.unit.role_hosts import ACCEPT, ACK3, KEY, MIGRATE, S1, S2, S3, TAG, C, client, run_timer
 
 pytestmark = pytest.mark.unit
-ABORT, REFUSAL = (S1, Abort(1).signed(KEY)), (S2, Abort(1).signed(KEY))
+ABORT, REFUSAL = (S1, Abort(1).signed(KEY)), (S2, Refusal(1).signed(KEY))
 REJECT = Reject(1, Reason.BUSY, TAG)
 
 
@@ -42,7 +42,7 @@ def test_it_moves_back_and_forth() -> None:
         assert host.take()[-1] == ("moved", there, "")
         # Late, of the attempt by which it came where it is no longer.
         role.on_option(here, Accept(attempt - 1).signed(KEY), 0.2)
-        assert host.take() == [(here, Abort(attempt - 1).signed(KEY))]
+        assert host.take() == [(here, Refusal(attempt - 1).signed(KEY))]
 
 
 def test_a_server_that_has_not_heard_of_the_commit_is_told_even_while_it_is_left() -> None:
@@ -153,10 +153,11 @@ def test_a_server_that_has_lost_the_connection_asks() -> None:
     role.committed(0.1)
     host.take()
     role.on_option(S1, query(1), 0.2)
-    assert host.take() == [(S1, ACK3)]
+    refusal = (S1, Refusal(1).signed(KEY))
+    assert host.take() == [refusal]
     role.closed(0.3)
     role.on_option(S1, query(1), 0.4)
-    assert (host.take(), role.state) == ([(S1, ACK3)], Client.GONE)
+    assert (host.take(), role.state) == ([refusal], Client.GONE)
 
 
 def test_a_server_that_keeps_the_connection_asks() -> None:
@@ -175,6 +176,22 @@ def test_a_server_that_keeps_the_connection_asks() -> None:
     assert host.take() == []
 
 
+def test_a_server_whose_agent_began_anew_asks() -> None:
+    role, host = client()
+    role.on_option(S1, query(0), 0.1)
+    assert host.take() == [(S1, Abort(0).signed(KEY))]
+    role.migrate(S2, 0.2)
+    host.take()
+    role.on_option(S1, query(0), 0.3)  # where it is now
+    role.on_option(S2, query(1), 0.3)  # where it may come to be
+    role.on_option(S3, query(1), 0.3)  # where it never was
+    assert host.take() == [(S1, Abort(0).signed(KEY)), (S3, Refusal(1).signed(KEY))]
+    run_timer(role, 5.2)
+    host.take()
+    role.on_option(S2, query(1), 5.3)
+    assert host.take() == [REFUSAL]
+
+
 # -- the agent begins anew
 
 
@@ -184,8 +201,10 @@ def test_recovery_from_no_move() -> None:
     assert (host.take(), role.state, role.attempt) == ([], Client.TRACKED, 4)
     role.on_option(S1, Accept(4).signed(KEY), 0.1)  # the ACK3 was lost with the agent before
     assert host.take() == [(S1, Ack3(4).signed(KEY))]
+    role.on_option(S1, Accept(2).signed(KEY), 0.1)  # and since then it has tried in vain to leave
+    assert host.take() == [(S1, Ack3(2).signed(KEY))]
     role.on_option(S2, Accept(3).signed(KEY), 0.1)
-    assert host.take() == [(S2, Abort(3).signed(KEY))]
+    assert host.take() == [(S2, Refusal(3).signed(KEY))]
 
 
 def test_recovery_in_the_middle_of_a_move_ends_it() -> None:

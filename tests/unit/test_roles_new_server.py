@@ -7,12 +7,12 @@ import pytest
 from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import FIRST_RETRY
 from mtcp.states import NewServer
-from mtcp.wire.frames import Done, DoneAck, Query, Release, StateReject
-from mtcp.wire.options import Abort, Ack3, Reject
+from mtcp.wire.frames import Done, DoneAck, Query, StateReject
+from mtcp.wire.options import Abort, Ack3, Refusal, Reject
 from tests.unit.role_hosts import ACCEPT, ACK3, KEY, OLD, REPLY_FRAME, REQUEST, S1, TAG, new_server, restored, run_timer
 
 pytestmark = pytest.mark.unit
-DONE, RELEASE = (S1, Done(OLD, 1, TAG)), (S1, Release(OLD, 1, TAG))
+DONE, REFUSAL = (S1, Done(OLD, 1, TAG)), Refusal(1).signed(KEY)
 DONE_ACK, QUERY = DoneAck(OLD, 1, TAG), Query(OLD, 1, TAG)
 
 
@@ -75,49 +75,48 @@ def test_traffic_is_as_good_as_ack3() -> None:
 
 
 def test_it_lets_go_of_what_nobody_commits_to_within_the_lease() -> None:
-    """But it cannot release the old server: the client may have committed all the same."""
     role, host = restored()
     run_timer(role, 60.0)
     assert set(host.take()) == {ACCEPT}
     run_timer(role, 60.1)
-    assert (host.take(), role.state, role.deadline) == (["discard"], NewServer.LAPSED, None)
+    assert (host.take(), role.state, role.deadline) == (["discard"], NewServer.FAILED, None)
     with pytest.raises(RemoteProtocolError):
         role.on_frame(DONE_ACK, 61.0)
     for frame in (REPLY_FRAME, QUERY, StateReject(OLD, 1, TAG, Reason.BUSY)):
         role.on_frame(frame, 61.0)
     role.on_ack3(ACK3, 61.0)
     role.superseded(61.0)
-    assert (host.take(), role.state) == ([], NewServer.LAPSED)
+    assert (host.take(), role.state) == ([], NewServer.FAILED)
     role.on_migrate_syn(62.0)
     assert host.take() == [Reject(1, Reason.UNREACHABLE, TAG)]
 
 
 def test_it_lets_go_of_what_the_client_has_given_up() -> None:
     role, host = restored()
-    for forged in (Abort(1), Abort(2).signed(KEY)):
+    for forged in (Refusal(1), Refusal(2).signed(KEY), Refusal(1, Abort(1).signed(KEY).mac)):
         with pytest.raises(RemoteProtocolError, match="wrong MAC"):
-            role.on_abort(forged, 0.1)
-    role.on_abort(Abort(1).signed(KEY), 0.1)
-    role.on_abort(Abort(1).signed(KEY), 0.2)
+            role.on_refusal(forged, 0.1)
+    role.on_refusal(REFUSAL, 0.1)
+    role.on_refusal(REFUSAL, 0.2)
     assert (host.take(), role.state, role.deadline) == (["discard"], NewServer.FAILED, None)
     role.on_frame(QUERY, 0.3)
     role.on_frame(REPLY_FRAME, 0.3)
     role.on_ack3(ACK3, 0.4)
-    assert (host.take(), role.state) == ([RELEASE, RELEASE], NewServer.FAILED)
+    assert (host.take(), role.state) == ([], NewServer.FAILED)
 
 
-def test_abort_means_nothing_before_there_is_a_key_or_after_the_commit() -> None:
+def test_a_refusal_means_nothing_before_there_is_a_key_or_after_the_commit() -> None:
     role, host = new_server()
     role.on_migrate_syn(0.0)
     host.take()
     with pytest.raises(RemoteProtocolError):
-        role.on_abort(Abort(1).signed(KEY), 0.1)
+        role.on_refusal(REFUSAL, 0.1)
     assert (host.take(), role.state) == ([], NewServer.REQUESTED)
     role, host = restored()
     role.on_traffic(0.2)
     host.take()
     with pytest.raises(RemoteProtocolError):
-        role.on_abort(Abort(1).signed(KEY), 0.3)
+        role.on_refusal(REFUSAL, 0.3)
     assert (host.take(), role.state) == ([], NewServer.CONFIRMING)
 
 
@@ -128,7 +127,7 @@ def test_a_later_attempt_supersedes_it() -> None:
     role.superseded(0.1)
     assert (host.take(), role.state, role.deadline) == ([], NewServer.FAILED, None)
     role.on_frame(REPLY_FRAME, 0.2)  # late: nothing may be made of it
-    assert host.take() == [RELEASE]
+    assert host.take() == []
 
     role, host = restored()
     role.superseded(0.2)
@@ -163,12 +162,12 @@ def test_it_has_no_application() -> None:
 
 
 def test_it_cannot_restore() -> None:
-    """No ACCEPT was sent: the old server may go on at once."""
+    """The client hears so, and lets the old server go on: another agent of this host may have sent ACCEPT before."""
     role, host = new_server()
     host.restore_fails = OSError("no")
     role.on_migrate_syn(0.0)
     role.on_frame(REPLY_FRAME, 0.1)
-    assert host.take()[1:] == ["restore", Reject(1, Reason.RESTORE_FAILED, TAG), RELEASE]
+    assert host.take()[1:] == ["restore", Reject(1, Reason.RESTORE_FAILED, TAG)]
     assert (role.state, role.deadline) == (NewServer.FAILED, None)
 
 

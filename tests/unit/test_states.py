@@ -39,6 +39,7 @@ ROLES: list[Role] = [
     (OLD_SERVER, OldServer, OldServerEvent, OldServerAction, OldServer.ESTABLISHED, OldServerRole),
     (NEW_SERVER, NewServer, NewServerEvent, NewServerAction, NewServer.LISTEN, NewServerRole),
 ]
+_COMMITTING = (NewServer.RESTORED, NewServer.CONFIRMING)
 roles = pytest.mark.parametrize("role", ROLES, ids=["client", "old server", "new server"])
 
 
@@ -123,19 +124,16 @@ def test_repeating_changes_nothing(role: Role) -> None:
             assert following is state
 
 
-def test_what_unfences_is_word_of_the_client_or_of_the_new_server_and_never_time() -> None:
+def test_what_unfences_is_word_of_the_client_and_never_time() -> None:
     unfencing = {event for (_, event), (actions, _) in OLD_SERVER.items() if OldServerAction.RESUME in actions}
-    E = OldServerEvent
-    assert unfencing == {E.ABORT, E.RELEASE, E.LATER_REQUEST, E.DUMP_FAILED}
+    assert unfencing == {OldServerEvent.ABORT, OldServerEvent.LATER_REQUEST, OldServerEvent.DUMP_FAILED}
 
 
-def test_a_connection_is_not_released_by_a_server_that_may_have_it() -> None:
-    N, E = NewServer, NewServerEvent
-    releasing = {pair for pair, (actions, _) in NEW_SERVER.items() if NewServerAction.SEND_RELEASE in actions}
-    assert releasing == {(N.FAILED, E.QUERY), (N.FAILED, E.STATE_REPLY), (N.RESTORED, E.RESTORE_FAILED)}
-    # From nowhere but there does it come to FAILED after an ACCEPT was sent.
-    failing = {event for (state, event), (_, after) in NEW_SERVER.items() if (state, after) == (N.RESTORED, N.FAILED)}
-    assert failing == {E.RESTORE_FAILED, E.ABORT, E.SUPERSEDED}
+def test_only_a_server_that_knows_of_the_commit_says_so() -> None:
+    done = {state for (_, event), (actions, state) in NEW_SERVER.items() if NewServerAction.SEND_DONE in actions}
+    assert done == {NewServer.CONFIRMING, NewServer.OWNED}
+    entering = {event for (state, event), (_, after) in NEW_SERVER.items() if (state, after) == _COMMITTING}
+    assert entering == {NewServerEvent.ACK3}
 
 
 def test_giving_up_stops_repeating_the_migrate_while_the_mapping_is_asked() -> None:
