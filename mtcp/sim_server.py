@@ -29,7 +29,14 @@ class Holding:
     """A connection that a server has; the port of its old-server role, which dies with the agent."""
 
     def __init__(
-        self, server: Server, kernel: Kernel, capsule: Capsule, key: bytes, attempt: int, origins: tuple[int, int]
+        self,
+        server: Server,
+        kernel: Kernel,
+        capsule: Capsule,
+        key: bytes,
+        attempt: int,
+        origins: tuple[int, int],
+        taken: Migrate | None = None,
     ) -> None:
         self.server, self.kernel, self.capsule, self.key = server, kernel, capsule, key
         self.application: Application | None = Application(kernel, capsule, server.net.random)
@@ -38,6 +45,8 @@ class Holding:
         """Whether the client was waiting for it when it was restored: a ghost that is not can do nothing."""
         self._rcv_origin, self._snd_origin = origins
         # What the capsule keeps for an agent that begins anew.
+        self.taken = taken
+        """By what it was taken, until the client is known to have committed."""
         self._attempt = attempt
         self._given: tuple[Endpoint, bytes] | None = None
         self.role = self._fresh_role()
@@ -48,9 +57,11 @@ class Holding:
     def attach_again(self, now: float) -> None:
         """To an agent that has begun anew."""
         self.role = self._fresh_role()
-        if self.acts:
-            self.role.recover_open(now)
-        elif self._given is not None:
+        if self.taken is not None:
+            taking = self.server.takings[self.taken.mac] = Taking(self.server, self.taken)
+            taking.recover(self, now)
+        elif not self.acts:
+            assert self._given is not None
             self.role.recover(*self._given, now)
 
     @property
@@ -63,6 +74,7 @@ class Holding:
     def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
         self.server.point()
         assert self.role.new_server is not None
+        self.taken = None
         self._attempt, self._given = attempt, (self.role.new_server, self.role.tag)
         kernel, capsule = self.kernel, self.capsule
         capsule.fence = Fence.FENCED
@@ -95,6 +107,7 @@ class Holding:
 
     def resume(self) -> None:
         self.server.point()
+        self._attempt = self.role.attempt
         self.kernel.frozen = False
         self.server.point()
         self.capsule.fence = Fence.OPEN
@@ -116,7 +129,14 @@ class Taking:
     def __init__(self, server: Server, migrate: Migrate) -> None:
         self.server = server
         self.role = NewServerRole(FourTuple(server.end, server.client_end), migrate, 0, self)
+        self._migrate = migrate
         self._taken: Holding | None = None
+
+    def recover(self, taken: Holding, now: float) -> None:
+        """Go on for an agent that has ended."""
+        self._taken = taken
+        self._open(taken)
+        self.role.recover(taken.key, now)
 
     def on_timer(self, now: float) -> None:
         if self.role.state is NewServer.RESTORED and self._taken is not None and self._taken.kernel.heard:
@@ -129,6 +149,8 @@ class Taking:
         return None
 
     def send_frame(self, server: Endpoint, frame: Frame) -> bool:
+        if isinstance(frame, Done) and self._taken is not None:
+            self._taken.taken = None
         self.server.send_frame(server, frame)
         return True
 
@@ -138,7 +160,7 @@ class Taking:
         for other in server.takings.values():
             if other.role.attempt < self.role.attempt:
                 other.role.superseded(now)
-        if server.known is not None and server.known.role.attempt < self.role.attempt:
+        if server.known is not None and server.known.role.state is OldServer.FENCED:
             server.known.role.came_back(now)
         if server.holding is not None and server.holding.capsule.fence is not Fence.MIGRATED:
             raise OSError("the 4-tuple is in use")
@@ -148,16 +170,24 @@ class Taking:
         first = reply.snd_max_seen
         kernel = Kernel(first, first, reply.write_buffer, reply.last_ack_sent, reply.read_buffer)
         origins = reply.rcv_seq_snapshot, reply.snd_seq_snapshot
-        self._taken = Holding(server, kernel, capsule, reply.key, reply.attempt, origins)
+        kernel.frozen, capsule.fence = True, Fence.FENCED
+        server.point()
+        # The application has it from here on: it survives this agent.
+        server.holding = self._taken = Holding(
+            server, kernel, capsule, reply.key, reply.attempt, origins, self._migrate
+        )
 
     def send(self, option: AnyOption) -> None:
-        taken = self._taken
-        if taken is not None and isinstance(option, Accept) and taken is not self.server.holding:
-            # An agent that dies before here loses the socket.
-            self.server.point()
-            taken.wanted = self.server.client.waits_for(self.role.attempt)
-            self.server.holding = self.server.known = taken
         self.server.send(option)
+        if self._taken is not None and isinstance(option, Accept) and self.server.known is not self._taken:
+            self._open(self._taken)
+
+    def _open(self, taken: Holding) -> None:
+        """The application may begin."""
+        self.server.point()
+        taken.wanted = self.server.client.waits_for(self.role.attempt)
+        taken.kernel.frozen, taken.capsule.fence = False, Fence.OPEN
+        self.server.known = taken
 
     def discard(self) -> None:
         if self._taken is not None:

@@ -133,8 +133,6 @@ class OldServer(State):
     """A connection at the server that has it."""
 
     ESTABLISHED = auto()
-    UNSURE = auto()
-    """As ESTABLISHED, but the agent has begun anew, and asks whether the client is, or may still come, here."""
     FENCED = auto()
     MIGRATED = auto()
     """Closed silently here; kept for a while to answer repeated messages."""
@@ -144,23 +142,23 @@ class OldServer(State):
 class OldServerEvent(Event):
     STATE_REQUEST = auto()
     REPEATED_REQUEST = auto()
+    RENEWED_REQUEST = auto()
+    """A repeated one, whose answer this host's agent has lost with its predecessor."""
     LATER_REQUEST = auto()
     """The client tries again: it has given up the attempt for which the connection is fenced."""
     BAD_REQUEST = auto()
     DUMP_FAILED = auto()
+    RENEWED_DUMP_FAILED = auto()
+    """The state cannot be told once more; whether it has been told before is not known."""
     DONE = auto()
     CAME_BACK = auto()
-    """Another server has answered a later attempt to come here: so this one has lost it, or never had it."""
+    """Another server gives the connection back: the client had committed, whether anybody has said so or not."""
     ABORT = auto()
     STALE_ABORT = auto()
     REFUSAL = auto()
     """The client says that it is elsewhere."""
-    ACK3 = auto()
-    """The client has committed to this server, and the agent that wanted to know is gone."""
     RECOVERED = auto()
     """This host's agent has begun anew, and found the connection fenced."""
-    RECOVERED_OPEN = auto()
-    """It found the connection open."""
     RETRY = auto()
     GIVE_UP = auto()
     CLOSED = auto()
@@ -175,7 +173,7 @@ class OldServerAction(Action):
     SEND_DONE_ACK = auto()
     SEND_ABORT_ACK = auto()
     SEND_QUERY = auto()
-    """To the client, and to the new server if there is one."""
+    """To the client and to the new server."""
     START_LEASE = auto()
     STOP_TIMERS = auto()
 
@@ -184,31 +182,24 @@ _O, _OE, _OA = OldServer, OldServerEvent, OldServerAction
 _RESUMED = (_OA.STOP_TIMERS, _OA.RESUME)
 _LOST = (_OA.STOP_TIMERS, _OA.CLOSE_SILENTLY)
 OLD_SERVER: Table = {
-    **{
-        pair: result
-        for state, settled in ((_O.ESTABLISHED, ()), (_O.UNSURE, (_OA.STOP_TIMERS,)))
-        for pair, result in {
-            (state, _OE.STATE_REQUEST): ((_OA.START_LEASE, _OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY), _O.FENCED),
-            (state, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), state),
-            (state, _OE.ABORT): ((*settled, _OA.SEND_ABORT_ACK), _O.ESTABLISHED),
-            (state, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), state),
-            (state, _OE.ACK3): (settled, _O.ESTABLISHED),
-            (state, _OE.REFUSAL): (_LOST, _O.MIGRATED),
-            (state, _OE.CAME_BACK): (_LOST, _O.MIGRATED),
-            (state, _OE.CLOSED): (settled, _O.CLOSED),
-        }.items()
-    },
+    (_O.ESTABLISHED, _OE.STATE_REQUEST): (
+        (_OA.START_LEASE, _OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY),
+        _O.FENCED,
+    ),
+    (_O.ESTABLISHED, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), _O.ESTABLISHED),
+    (_O.ESTABLISHED, _OE.ABORT): ((_OA.SEND_ABORT_ACK,), _O.ESTABLISHED),
+    (_O.ESTABLISHED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.ESTABLISHED),
     (_O.ESTABLISHED, _OE.RECOVERED): ((_OA.START_LEASE, _OA.SEND_QUERY), _O.FENCED),
-    (_O.ESTABLISHED, _OE.RECOVERED_OPEN): ((_OA.START_LEASE, _OA.SEND_QUERY), _O.UNSURE),
-    (_O.UNSURE, _OE.RETRY): ((_OA.SEND_QUERY,), _O.UNSURE),
-    (_O.UNSURE, _OE.GIVE_UP): ((_OA.STOP_TIMERS,), _O.ESTABLISHED),
+    (_O.ESTABLISHED, _OE.CLOSED): ((), _O.CLOSED),
     (_O.FENCED, _OE.REPEATED_REQUEST): ((_OA.SEND_STATE_REPLY,), _O.FENCED),
+    (_O.FENCED, _OE.RENEWED_REQUEST): ((_OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY), _O.FENCED),
     (_O.FENCED, _OE.LATER_REQUEST): (
         (_OA.RESUME, _OA.START_LEASE, _OA.FENCE_AND_DUMP, _OA.SEND_STATE_REPLY),
         _O.FENCED,
     ),
     (_O.FENCED, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), _O.FENCED),
     (_O.FENCED, _OE.DUMP_FAILED): ((*_RESUMED, _OA.SEND_STATE_REJECT), _O.ESTABLISHED),
+    (_O.FENCED, _OE.RENEWED_DUMP_FAILED): ((_OA.SEND_STATE_REJECT,), _O.FENCED),
     (_O.FENCED, _OE.RETRY): ((_OA.SEND_QUERY,), _O.FENCED),
     (_O.FENCED, _OE.DONE): ((*_LOST, _OA.SEND_DONE_ACK), _O.MIGRATED),
     (_O.FENCED, _OE.REFUSAL): (_LOST, _O.MIGRATED),
@@ -245,6 +236,8 @@ class NewServer(State):
 
 class NewServerEvent(Event):
     MIGRATE_SYN = auto()
+    RECOVERED = auto()
+    """This host's agent has begun anew, and found the connection restored, but nobody's word that the client came."""
     UNWILLING = auto()
     RETRY = auto()
     GIVE_UP = auto()
@@ -275,6 +268,7 @@ _N, _NE, _NA = NewServer, NewServerEvent, NewServerAction
 _DROPPED = (_NA.STOP_TIMERS, _NA.DISCARD)
 NEW_SERVER: Table = {
     (_N.LISTEN, _NE.MIGRATE_SYN): ((_NA.SEND_STATE_REQUEST, _NA.START_TIMERS), _N.REQUESTED),
+    (_N.LISTEN, _NE.RECOVERED): ((_NA.START_LEASE, _NA.SEND_ACCEPT), _N.RESTORED),
     (_N.LISTEN, _NE.UNWILLING): ((_NA.SEND_REJECT,), _N.FAILED),
     (_N.REQUESTED, _NE.MIGRATE_SYN): ((), _N.REQUESTED),
     (_N.REQUESTED, _NE.RETRY): ((_NA.SEND_STATE_REQUEST,), _N.REQUESTED),
@@ -325,10 +319,11 @@ LOCAL_EVENTS: frozenset[Event] = frozenset(
         _CE.COMMITTED,
         _CE.KEPT,
         _OE.DUMP_FAILED,
+        _OE.RENEWED_DUMP_FAILED,
         _OE.RECOVERED,
-        _OE.RECOVERED_OPEN,
         _OE.RETRY,
         _OE.GIVE_UP,
+        _NE.RECOVERED,
         _NE.RETRY,
         _NE.GIVE_UP,
         _NE.UNWILLING,

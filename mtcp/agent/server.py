@@ -78,7 +78,7 @@ class ServerSide:
             if other.four_tuple == taking.four_tuple and other.role.attempt < taking.role.attempt:
                 other.role.superseded(now)
         connection = self._connections.get(taking.four_tuple)
-        if connection is not None and connection.role.attempt < taking.role.attempt:
+        if connection is not None and connection.role.state is OldServer.FENCED:
             connection.role.came_back(now)
 
     def add(self, connection: ServerConnection) -> None:

@@ -48,11 +48,18 @@ class NewServerRole(Machine):
         self.tag = migrate.mac
         """By it this attempt is told from forged ones."""
         self.old = FourTuple(migrate.old_server, four_tuple.remote)
+        self.key: bytes | None = None
+        """The connection's; None until the old server has told it."""
         self.reply: StateReply | None = None
         self._migrate = migrate
         self._client_window = client_window
         self._reason = Reason.UNREACHABLE
         self._port = port
+
+    def recover(self, key: bytes, now: float) -> None:
+        """Go on for an agent that ended with the connection restored, and the client not known to have committed."""
+        self.key = key
+        self.fire(NewServerEvent.RECOVERED, now)
 
     def on_migrate_syn(self, now: float) -> None:
         """The client's SYN, or a repetition of it."""
@@ -68,6 +75,7 @@ class NewServerRole(Machine):
         match frame:
             case StateReplyFrame(reply=reply):
                 self.reply = self.reply or reply
+                self.key = self.reply.key
                 self.fire(NewServerEvent.STATE_REPLY, now)
             case StateReject(reason=reason):
                 if self.state is NewServer.REQUESTED:
@@ -84,13 +92,13 @@ class NewServerRole(Machine):
 
     def on_ack3(self, option: Ack3, now: float) -> None:
         """The client's ACK3."""
-        if self.reply is None or option.attempt != self.attempt or not is_authentic(option, self.reply.key):
+        if self.key is None or option.attempt != self.attempt or not is_authentic(option, self.key):
             raise RemoteProtocolError("ACK3 with a wrong MAC or attempt; dropped")
         self.fire(NewServerEvent.ACK3, now)
 
     def on_refusal(self, option: Refusal, now: float) -> None:
         """The client has given this attempt up."""
-        if self.reply is None or option.attempt != self.attempt or not is_authentic(option, self.reply.key):
+        if self.key is None or option.attempt != self.attempt or not is_authentic(option, self.key):
             raise RemoteProtocolError("REFUSAL with a wrong MAC or attempt; dropped")
         self.fire(NewServerEvent.REFUSAL, now)
 
@@ -112,10 +120,11 @@ class NewServerRole(Machine):
             self.fire(NewServerEvent.RESTORE_FAILED, now)
 
     def send_accept(self, now: float) -> None:
-        if self.reply is not None and self.state is not NewServer.FAILED:
-            self._port.send(Accept(self.attempt).signed(self.reply.key))
-            # The application has it now; an attempt is remembered for longer than megabytes of it should be.
-            self.reply = self.reply.without_data()
+        if self.key is not None and self.state is not NewServer.FAILED:
+            self._port.send(Accept(self.attempt).signed(self.key))
+            if self.reply is not None:
+                # The application has it now; an attempt is remembered for longer than megabytes of it should be.
+                self.reply = self.reply.without_data()
 
     def send_reject(self, now: float) -> None:
         self._port.send(Reject(self.attempt, self._reason, self.tag))

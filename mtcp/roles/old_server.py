@@ -11,7 +11,7 @@ from mtcp.roles.machine import Machine
 from mtcp.snapshot import Refused, StateReply
 from mtcp.states import OLD_SERVER, OldServer, OldServerEvent
 from mtcp.wire.frames import Done, DoneAck, Frame, Query, StateReject, StateReplyFrame, StateRequest
-from mtcp.wire.options import Abort, AbortAck, Ack3, AnyOption, Refusal, is_authentic, migrate_mac
+from mtcp.wire.options import Abort, AbortAck, AnyOption, Refusal, is_authentic, migrate_mac
 from mtcp.wire.options import Query as QueryOption
 
 
@@ -51,6 +51,8 @@ class OldServerRole(Machine):
         """Who was last given the connection."""
         self.tag = bytes(keys.MAC_LENGTH)
         """The MAC of that server's request."""
+        self._recovered = False
+        """Whether it is fenced by an agent that has ended."""
         self._request: StateRequest | None = None
         self._reply: StateReplyFrame | None = None
         self._asking: StateRequest | None = None
@@ -62,11 +64,8 @@ class OldServerRole(Machine):
     def recover(self, new_server: Endpoint, tag: bytes, now: float) -> None:
         """Go on for an agent that ended while the connection was fenced for `new_server`, by its request's MAC."""
         self.new_server, self.tag = new_server, tag
+        self._recovered = True
         self.fire(OldServerEvent.RECOVERED, now)
-
-    def recover_open(self, now: float) -> None:
-        """Go on for an agent that ended while the connection was open: perhaps before the client had committed."""
-        self.fire(OldServerEvent.RECOVERED_OPEN, now)
 
     def on_request(self, request: StateRequest, now: float) -> None:
         """A State request."""
@@ -76,11 +75,19 @@ class OldServerRole(Machine):
             self.fire(OldServerEvent.BAD_REQUEST, now)
         elif request == self._request and self.state is OldServer.FENCED:
             self.fire(OldServerEvent.REPEATED_REQUEST, now)
+        elif self._is_recovered(request):
+            self._request = request
+            self.fire(OldServerEvent.RENEWED_REQUEST, now)
         else:
             again = self.state is OldServer.FENCED
             self._request, self.attempt = request, request.attempt
             self.new_server, self.tag = request.new.local, request.mac
             self.fire(OldServerEvent.LATER_REQUEST if again else OldServerEvent.STATE_REQUEST, now)
+
+    def _is_recovered(self, request: StateRequest) -> bool:
+        """Whether it is for `request` that an agent which has ended fenced the connection."""
+        asked = (request.new.local, request.attempt, request.mac) == (self.new_server, self.attempt, self.tag)
+        return self._recovered and self.state is OldServer.FENCED and asked
 
     def _problem(self, request: StateRequest) -> Reason | None:
         wanted = migrate_mac(self.key, request.old, request.new.local, request.rcv_nxt, request.attempt)
@@ -89,6 +96,8 @@ class OldServerRole(Machine):
         if self.state in (OldServer.MIGRATED, OldServer.CLOSED):
             return Reason.UNKNOWN_CONNECTION
         if request.attempt > self.attempt or (self.state is OldServer.FENCED and request == self._request):
+            return None
+        if self._is_recovered(request):
             return None
         return Reason.BUSY if self.state is OldServer.FENCED else Reason.STALE_ATTEMPT
 
@@ -99,20 +108,19 @@ class OldServerRole(Machine):
         self.fire(OldServerEvent.DONE, now)
 
     def came_back(self, now: float) -> None:
-        """Another server gives the connection to this one, by an attempt later than this role's."""
+        """Another server gives the connection back."""
         self.fire(OldServerEvent.CAME_BACK, now)
 
     def on_option(self, option: AnyOption, now: float) -> None:
         """A control segment from the client."""
-        if not isinstance(option, Abort | Ack3 | Refusal):
+        if not isinstance(option, Abort | Refusal):
             raise RemoteProtocolError(f"{option.subtype.name} is not for the server that has the connection; dropped")
         if not is_authentic(option, self.key):
             raise RemoteProtocolError(f"{option.subtype.name} with a wrong MAC; dropped")
-        if not isinstance(option, Abort):
+        if isinstance(option, Refusal):
             if option.attempt != self.attempt:
-                what = f"{option.subtype.name} of attempt {option.attempt}"
-                raise RemoteProtocolError(f"{what}, at {self.attempt}; dropped")
-            self.fire(OldServerEvent.ACK3 if isinstance(option, Ack3) else OldServerEvent.REFUSAL, now)
+                raise RemoteProtocolError(f"REFUSAL of attempt {option.attempt}, at {self.attempt}; dropped")
+            self.fire(OldServerEvent.REFUSAL, now)
             return
         self._abort_attempt = option.attempt
         if option.attempt >= self.attempt:
@@ -131,7 +139,8 @@ class OldServerRole(Machine):
             reply = self._port.fence_and_dump(self._request.rcv_nxt, self._request.attempt)
         except Refused as refused:
             self._reply, self.refused = None, refused.reason
-            self.fire(OldServerEvent.DUMP_FAILED, now)
+            renewed = self._recovered
+            self.fire(OldServerEvent.RENEWED_DUMP_FAILED if renewed else OldServerEvent.DUMP_FAILED, now)
         else:
             self._reply = StateReplyFrame(self._request.old, self._request.mac, reply)
 
@@ -145,7 +154,7 @@ class OldServerRole(Machine):
         self._port.send_frame(asking.new.local, StateReject(self.four_tuple, asking.attempt, asking.mac, self.refused))
 
     def resume(self, now: float) -> None:
-        self._reply = None
+        self._reply, self._recovered = None, False
         self._port.resume()
 
     def close_silently(self, now: float) -> None:
@@ -160,6 +169,6 @@ class OldServerRole(Machine):
         self._port.send(AbortAck(self._abort_attempt).signed(self.key))
 
     def send_query(self, now: float) -> None:
+        assert self.new_server is not None
         self._port.send(QueryOption(self.attempt).signed(self.key))
-        if self.new_server is not None:
-            self._port.send_frame(self.new_server, Query(self.four_tuple, self.attempt, self.tag))
+        self._port.send_frame(self.new_server, Query(self.four_tuple, self.attempt, self.tag))

@@ -9,13 +9,13 @@ import pytest
 from mtcp.address import FourTuple
 from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
 from mtcp.roles.machine import LAST_RETRY, Machine
+from mtcp.roles.old_server import OldServerRole
 from mtcp.states import OldServer
 from mtcp.wire.frames import Done, DoneAck, Query, StateReject, StateRequest
 from mtcp.wire.options import Abort, AbortAck, Ack3, Refusal
 from mtcp.wire.options import Query as QueryOption
 from tests.unit.role_hosts import (
     ACCEPT,
-    ACK3,
     KEY,
     MIGRATE,
     OLD,
@@ -26,6 +26,7 @@ from tests.unit.role_hosts import (
     S3,
     TAG,
     C,
+    ServerHost,
     fenced,
     old_server,
     run_timer,
@@ -168,9 +169,8 @@ def test_it_comes_back() -> None:
     for _ in range(2):
         role.came_back(0.1)
     assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
-    role, host = old_server()
-    role.came_back(0.1)  # it was taken by an attempt that the client gave up, and nobody said so
-    assert (host.take(), role.state) == (["close"], OldServer.MIGRATED)
+    role.on_option(REFUSAL, 0.2)
+    assert (host.take(), role.state) == ([], OldServer.MIGRATED)
 
 
 @pytest.mark.parametrize("outcome", ["done", "refusal", "abort", "nothing"])
@@ -197,51 +197,35 @@ def test_an_agent_that_begins_anew_recovers_a_fence(outcome: str) -> None:
     assert role.deadline is None
 
 
-@pytest.mark.parametrize("outcome", ["abort", "ack3", "refusal", "came back", "request", "closed", "nothing"])
-def test_an_agent_that_begins_anew_asks_whether_an_open_connection_is_its_own(outcome: str) -> None:
-    """It may have been taken by an attempt that the client gave up meanwhile; until that is known it stays open."""
-    role, host = old_server()
-    role.attempt = 1
-    role.recover_open(10.0)
-    assert (host.take(), role.state) == (QUERIES[:1], OldServer.UNSURE)
-    role.on_option(Abort(0).signed(KEY), 10.0)
-    assert (host.take(), role.state) == ([AbortAck(0).signed(KEY)], OldServer.UNSURE)
-    after, did = OldServer.ESTABLISHED, []
-    match outcome:
-        case "abort":
-            role.on_option(Abort(1).signed(KEY), 10.1)
-            did = [AbortAck(1).signed(KEY)]
-        case "ack3":
-            role.on_option(ACK3, 10.1)
-        case "refusal":
-            role.on_option(REFUSAL, 10.1)
-            after, did = OldServer.MIGRATED, ["close"]
-        case "came back":
-            role.came_back(10.1)
-            after, did = OldServer.MIGRATED, ["close"]
-        case "request":
-            role.on_request(signed_request(2), 10.1)
-            assert (role.state, host.take()[0]) == (OldServer.FENCED, "fence")
-            return
-        case "closed":
-            role.closed(10.1)
-            after = OldServer.CLOSED
-        case _:
-            run_timer(role, 69.9)
-            asked = host.take()
-            assert len(asked) > 50 and asked == QUERIES[:1] * len(asked)
-            run_timer(role, 70.0)
-    assert (host.take(), role.state, role.deadline) == (did, after, None)
-
-
-def test_a_recovered_fence_turns_the_repeated_request_down() -> None:
-    """What was dumped is gone with the agent that did it; the client's next attempt dumps again."""
+def recovered() -> tuple[OldServerRole, ServerHost]:
+    """One whose agent before this one had answered REQUEST."""
     role, host = old_server()
     role.attempt = 1
     role.recover(S2, TAG, 10.0)
     host.take()
+    return role, host
+
+
+def test_a_recovered_fence_answers_the_repeated_request_anew() -> None:
+    role, host = recovered()
     role.on_request(REQUEST, 10.1)
-    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.BUSY))]
+    role.on_request(REQUEST, 10.2)
+    assert host.take() == ["fence", (S2, REPLY_FRAME), (S2, REPLY_FRAME)]
+    role.on_done(DONE, 10.3)
+    assert host.take() == ["close", DONE_ACK]
+
+
+def test_a_recovered_fence_that_cannot_be_dumped_again_stays() -> None:
+    """The agent before this one may have told the state: only the client knows."""
+    role, host = recovered()
+    host.refuse = Reason.INVALID_STATE
+    role.on_request(REQUEST, 10.1)
+    assert host.take() == ["fence", (S2, StateReject(OLD, 1, TAG, Reason.INVALID_STATE))]
+    assert role.state is OldServer.FENCED and role.deadline is not None
+    other = signed_request(1, rcv_nxt=99)
+    role.on_request(other, 10.2)
+    assert host.take() == [(S2, StateReject(OLD, 1, other.mac, Reason.BUSY))]
+    host.refuse = None
     role.on_request(signed_request(2), 10.2)
     assert host.take()[:2] == ["resume", "fence"]
 

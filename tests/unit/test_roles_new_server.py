@@ -105,6 +105,30 @@ def test_it_lets_go_of_what_the_client_has_given_up() -> None:
     assert (host.take(), role.state) == ([], NewServer.FAILED)
 
 
+def test_an_agent_that_begins_anew_goes_on_with_what_was_restored() -> None:
+    for outcome in ("ack3", "refusal", "traffic", "nothing"):
+        role, host = new_server()
+        role.recover(KEY, 10.0)
+        assert (host.take(), role.state) == ([ACCEPT], NewServer.RESTORED)
+        with pytest.raises(RemoteProtocolError, match="wrong MAC"):
+            role.on_ack3(Ack3(1), 10.1)
+        role.on_migrate_syn(10.1)
+        assert host.take() == [ACCEPT]
+        match outcome:
+            case "ack3":
+                role.on_ack3(ACK3, 10.2)
+                assert host.take() == [DONE]
+            case "traffic":
+                role.on_traffic(10.2)
+                assert host.take() == [DONE]
+            case "refusal":
+                role.on_refusal(REFUSAL, 10.2)
+                assert host.take() == ["discard"]
+            case _:
+                run_timer(role, 70.0)
+                assert host.take()[-1] == "discard" and role.state is NewServer.FAILED
+
+
 def test_a_refusal_means_nothing_before_there_is_a_key_or_after_the_commit() -> None:
     role, host = new_server()
     role.on_migrate_syn(0.0)
