@@ -15,7 +15,7 @@ from mtcp.sim_network import Host, Network
 from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, SoSnapshot, StateReply, TcpSnapshot, compose
 from mtcp.states import NewServer, OldServer
 from mtcp.wire import frames, options
-from mtcp.wire.frames import Done, Frame, FrameReader, StateReject, StateRequest
+from mtcp.wire.frames import Done, Frame, FrameReader, Release, StateReject, StateRequest
 from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Refusal
 
 if TYPE_CHECKING:
@@ -241,9 +241,9 @@ class Server(Host):
             match frame:
                 case StateRequest():
                     self._on_request(frame, now)
-                case Done():
+                case Done() | Release():
                     if self.known is not None:
-                        self.known.role.on_done(frame, now)
+                        self.known.role.on_outcome(frame, now)
                 case _:
                     if (taking := self.takings.get(frame.tag)) is not None:
                         taking.role.on_frame(frame, now)
@@ -270,8 +270,7 @@ class Server(Host):
                     self.known.role.on_option(option, now)
 
     def _attempt(self, attempt: int) -> Taking | None:
-        started = (NewServer.RESTORED, NewServer.CONFIRMING, NewServer.OWNED)
-        return next((t for t in self.takings.values() if t.role.attempt == attempt and t.role.state in started), None)
+        return next((t for t in self.takings.values() if t.role.attempt == attempt and t.role.key is not None), None)
 
     def _on_timer(self) -> None:
         for taking in self.takings.values():

@@ -155,6 +155,8 @@ class OldServerEvent(Event):
     """Another server gives the connection back: the client had committed, whether anybody has said so or not."""
     ABORT = auto()
     STALE_ABORT = auto()
+    RELEASE = auto()
+    """The client's ABORT, by way of the new server."""
     REFUSAL = auto()
     """The client says that it is elsewhere."""
     RECOVERED = auto()
@@ -189,6 +191,7 @@ OLD_SERVER: Table = {
     (_O.ESTABLISHED, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), _O.ESTABLISHED),
     (_O.ESTABLISHED, _OE.ABORT): ((_OA.SEND_ABORT_ACK,), _O.ESTABLISHED),
     (_O.ESTABLISHED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.ESTABLISHED),
+    (_O.ESTABLISHED, _OE.RELEASE): ((), _O.ESTABLISHED),
     (_O.ESTABLISHED, _OE.RECOVERED): ((_OA.START_LEASE, _OA.SEND_QUERY), _O.FENCED),
     (_O.ESTABLISHED, _OE.CLOSED): ((), _O.CLOSED),
     (_O.FENCED, _OE.REPEATED_REQUEST): ((_OA.SEND_STATE_REPLY,), _O.FENCED),
@@ -206,6 +209,7 @@ OLD_SERVER: Table = {
     (_O.FENCED, _OE.CAME_BACK): (_LOST, _O.MIGRATED),
     (_O.FENCED, _OE.GIVE_UP): (_LOST, _O.MIGRATED),
     (_O.FENCED, _OE.ABORT): ((*_RESUMED, _OA.SEND_ABORT_ACK), _O.ESTABLISHED),
+    (_O.FENCED, _OE.RELEASE): (_RESUMED, _O.ESTABLISHED),
     (_O.FENCED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.FENCED),
     (_O.FENCED, _OE.CLOSED): ((), _O.FENCED),
     (_O.MIGRATED, _OE.DONE): ((_OA.SEND_DONE_ACK,), _O.MIGRATED),
@@ -215,6 +219,7 @@ OLD_SERVER: Table = {
         for pair, result in {
             (state, _OE.BAD_REQUEST): ((_OA.SEND_STATE_REJECT,), state),
             (state, _OE.REFUSAL): ((), state),
+            (state, _OE.RELEASE): ((), state),
             (state, _OE.CAME_BACK): ((), state),
             (state, _OE.CLOSED): ((), state),
         }.items()
@@ -258,6 +263,8 @@ class NewServerAction(Action):
     SEND_ACCEPT = auto()
     SEND_REJECT = auto()
     SEND_DONE = auto()
+    SEND_RELEASE = auto()
+    """If the client has said that it has given the attempt up."""
     START_TIMERS = auto()
     START_LEASE = auto()
     STOP_TIMERS = auto()
@@ -283,7 +290,7 @@ NEW_SERVER: Table = {
     (_N.RESTORED, _NE.STATE_REPLY): ((), _N.RESTORED),
     (_N.RESTORED, _NE.QUERY): ((), _N.RESTORED),
     (_N.RESTORED, _NE.ACK3): ((_NA.SEND_DONE, _NA.START_TIMERS), _N.CONFIRMING),
-    (_N.RESTORED, _NE.REFUSAL): (_DROPPED, _N.FAILED),
+    (_N.RESTORED, _NE.REFUSAL): ((*_DROPPED, _NA.SEND_RELEASE), _N.FAILED),
     (_N.RESTORED, _NE.SUPERSEDED): (_DROPPED, _N.FAILED),
     (_N.RESTORED, _NE.GIVE_UP): (_DROPPED, _N.FAILED),
     (_N.CONFIRMING, _NE.RETRY): ((_NA.SEND_DONE,), _N.CONFIRMING),
@@ -305,9 +312,9 @@ NEW_SERVER: Table = {
     (_N.FAILED, _NE.STATE_REPLY): ((), _N.FAILED),
     (_N.FAILED, _NE.STATE_REJECT): ((), _N.FAILED),
     (_N.FAILED, _NE.SUPERSEDED): ((), _N.FAILED),
-    (_N.FAILED, _NE.QUERY): ((), _N.FAILED),
+    (_N.FAILED, _NE.QUERY): ((_NA.SEND_RELEASE,), _N.FAILED),
     (_N.FAILED, _NE.ACK3): ((), _N.FAILED),
-    (_N.FAILED, _NE.REFUSAL): ((), _N.FAILED),
+    (_N.FAILED, _NE.REFUSAL): ((_NA.SEND_RELEASE,), _N.FAILED),
 }
 
 LOCAL_EVENTS: frozenset[Event] = frozenset(

@@ -8,7 +8,7 @@ from mtcp.address import Endpoint, FourTuple
 from mtcp.errors import Reason
 from mtcp.snapshot import SoSnapshot, StateReply, TcpSnapshot
 from mtcp.wire import frames
-from mtcp.wire.frames import Done, DoneAck, Frame, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import Done, DoneAck, Frame, Release, StateReject, StateReplyFrame, StateRequest
 from mtcp.wire.options import (
     Abort,
     AbortAck,
@@ -40,7 +40,7 @@ _lists = st.lists(v4, max_size=3) | st.lists(v6, max_size=1)
 any_option: st.SearchStrategy[AnyOption] = st.one_of(
     st.builds(Capable, st.none() | eight),
     st.builds(Migrate, endpoints, u32, u32, eight),
-    *(st.builds(kind, u32, eight) for kind in (Accept, Ack3, Abort, AbortAck, Query, Refusal)),
+    *(st.builds(kind, u32, eight) for kind in (Accept, Ack3, Abort, AbortAck, Query)),
     st.builds(
         lambda version, at, listed, mac: AddServers(version, *at, tuple(listed), mac),
         u16,
@@ -51,6 +51,7 @@ any_option: st.SearchStrategy[AnyOption] = st.one_of(
     st.builds(AddServersAck, u16, eight),
     st.builds(Reject, u32, st.sampled_from(Reason), eight),
     st.builds(Hint, u32, st.sampled_from(HintReason), st.none() | endpoints, eight),
+    st.builds(Refusal, u32, eight, eight),
     st.builds(HintAck, u32, st.sampled_from(HintAnswer), eight),
 )
 
@@ -74,6 +75,7 @@ any_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(StateReplyFrame, tuples, eight, replies),
     st.builds(StateReject, tuples, u32, eight, st.sampled_from(Reason)),
     *(st.builds(kind, tuples, u32, eight) for kind in (Done, DoneAck, frames.Query)),
+    st.builds(Release, tuples, u32, eight, eight),
 )
 
 MAC = bytes.fromhex("a1a2a3a4a5a6a7a8")
@@ -109,7 +111,7 @@ OPTIONS: list[AnyOption] = [
     Abort(7, MAC),
     AbortAck(7, MAC),
     Query(7, MAC),
-    Refusal(7, MAC),
+    Refusal(7, b"8 bytes!", MAC),
     Hint(5, HintReason.OVERLOAD, None, MAC),
     Hint(6, HintReason.DRAIN, S2, MAC),
     Hint(7, HintReason.ATTACK, S6, MAC),
@@ -123,4 +125,5 @@ FRAMES: list[Frame] = [
     Done(OLD, 7, MAC),
     DoneAck(OLD6, 7, MAC),
     frames.Query(OLD, 7, MAC),
+    Release(OLD, 7, MAC, b"8 bytes!"),
 ]

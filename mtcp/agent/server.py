@@ -25,7 +25,7 @@ from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments, Segment
 from mtcp.pool import Pool, Server
 from mtcp.states import NewServer, OldServer
-from mtcp.wire.frames import Done, Frame, StateReject, StateRequest
+from mtcp.wire.frames import Done, Frame, Release, StateReject, StateRequest
 from mtcp.wire.options import Ack3, AddServersAck, AnyOption, HintAck, HintReason, Migrate, Refusal
 
 log = logging.getLogger(__name__)
@@ -152,10 +152,9 @@ class ServerSide:
                 self._on_option(segment.four_tuple, option, now)
 
     def _attempt(self, four_tuple: FourTuple, attempt: int) -> Taking | None:
-        """The client's attempt of this number, if it has got as far as ACCEPT; otherwise the connection is meant."""
+        """The client's attempt of this number: one that the old server has answered, for others may be forged."""
         for taking in self._takings.values():
-            started = taking.role.state in (NewServer.RESTORED, NewServer.CONFIRMING, NewServer.OWNED)
-            if started and taking.four_tuple == four_tuple and taking.role.attempt == attempt:
+            if taking.four_tuple == four_tuple and taking.role.attempt == attempt and taking.role.key is not None:
                 return taking
         return None
 
@@ -196,12 +195,12 @@ class ServerSide:
                         peer.send(StateReject(frame.old, frame.attempt, frame.mac, Reason.NOT_ALLOWED))
                         raise RemoteProtocolError(f"it asks for a move to {frame.new.local}; refused")
                     self._on_request(frame, now)
-                case Done():
+                case Done() | Release():
                     connection = self._connections.get(frame.old)
                     if connection is not None:
                         if not peer.speaks_for(connection.role.new_server):
                             raise RemoteProtocolError(f"{frame.old} was not given to it; dropped")
-                        connection.role.on_done(frame, now)
+                        connection.role.on_outcome(frame, now)
                 case _:
                     taking = self._takings.get(frame.tag)
                     if taking is not None and taking.role.old == frame.old:

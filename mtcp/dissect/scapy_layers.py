@@ -162,8 +162,9 @@ class Query(_Attempted):
     name = "QUERY"
 
 
-class Refusal(_Attempted):
+class Refusal(Packet):
     name = "REFUSAL"
+    fields_desc = [IntField("attempt", 0), _mac("abort"), _mac("mac")]
 
 
 class Reject(Packet):
@@ -369,6 +370,11 @@ class FrameQuery(_Outcome):
     name = "query"
 
 
+class Release(Packet):
+    name = "release"
+    fields_desc = [*_four_tuple("old"), IntField("attempt", 0), _mac("tag"), _mac("proof")]
+
+
 FRAME_BODIES: dict[FrameType, type[Packet]] = {
     FrameType.STATE_REQUEST: StateRequest,
     FrameType.STATE_REPLY: StateReply,
@@ -376,6 +382,7 @@ FRAME_BODIES: dict[FrameType, type[Packet]] = {
     FrameType.DONE: Done,
     FrameType.DONE_ACK: DoneAck,
     FrameType.QUERY: FrameQuery,
+    FrameType.RELEASE: Release,
 }
 
 

@@ -54,6 +54,8 @@ class ClientRole(Machine):
         self.attempt = 0
         self.target: Endpoint | None = None
         self._migrate: Migrate | None = None
+        self._given_up = False
+        """Whether the last attempt is known not to have committed."""
         self._reason = ""
         self._asking = (current, 0)
         """The server to answer, and the attempt that it speaks of."""
@@ -127,12 +129,13 @@ class ClientRole(Machine):
     def begin_mapping(self, now: float) -> None:
         assert self.target is not None
         mark = self._port.begin_mapping(self.target)
-        self.attempt = mark.attempt
+        self.attempt, self._given_up = mark.attempt, False
         unsigned = Migrate(self.current, mark.rcv_nxt, mark.attempt)
         self._migrate = unsigned.signed(self.key, self.four_tuple.local, self.target)
 
     def abort_mapping(self, now: float) -> None:
-        self.fire(ClientEvent.KEPT if self._port.abort_mapping() else ClientEvent.COMMITTED, now)
+        self._given_up = self._port.abort_mapping()
+        self.fire(ClientEvent.KEPT if self._given_up else ClientEvent.COMMITTED, now)
 
     def send_migrate(self, now: float) -> None:
         assert self.target is not None and self._migrate is not None
@@ -147,7 +150,7 @@ class ClientRole(Machine):
 
     def send_refusal(self, now: float) -> None:
         assert self.target is not None
-        self._port.send(self.target, Refusal(self.attempt).signed(self.key))
+        self._port.send(self.target, self._refusal(self.attempt))
 
     def answer_abort(self, now: float) -> None:
         server, attempt = self._asking
@@ -159,7 +162,13 @@ class ClientRole(Machine):
 
     def answer_refusal(self, now: float) -> None:
         server, attempt = self._asking
-        self._port.send(server, Refusal(attempt).signed(self.key))
+        self._port.send(server, self._refusal(attempt))
+
+    def _refusal(self, attempt: int) -> Refusal:
+        # Of earlier attempts it is not known whether they were given up, or led to a server that was left since.
+        if attempt == self.attempt and self._given_up:
+            return Refusal(attempt, Abort(attempt).signed(self.key).mac).signed(self.key)
+        return Refusal(attempt).signed(self.key)
 
     def report_moved(self, now: float) -> None:
         assert self.target is not None

@@ -9,7 +9,7 @@ from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.snapshot import StateReply
 from mtcp.states import NEW_SERVER, NewServer, NewServerEvent
-from mtcp.wire.frames import Done, DoneAck, Frame, Query, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import Done, DoneAck, Frame, Query, Release, StateReject, StateReplyFrame, StateRequest
 from mtcp.wire.options import Accept, Ack3, AnyOption, Migrate, Refusal, Reject, is_authentic
 
 
@@ -53,6 +53,8 @@ class NewServerRole(Machine):
         self.reply: StateReply | None = None
         self._migrate = migrate
         self._client_window = client_window
+        self._abort: bytes | None = None
+        """The MAC of the client's ABORT for the old server."""
         self._reason = Reason.UNREACHABLE
         self._port = port
 
@@ -100,6 +102,7 @@ class NewServerRole(Machine):
         """The client has given this attempt up."""
         if self.key is None or option.attempt != self.attempt or not is_authentic(option, self.key):
             raise RemoteProtocolError("REFUSAL with a wrong MAC or attempt; dropped")
+        self._abort = option.abort if any(option.abort) else self._abort
         self.fire(NewServerEvent.REFUSAL, now)
 
     def on_traffic(self, now: float) -> None:
@@ -131,6 +134,10 @@ class NewServerRole(Machine):
 
     def send_done(self, now: float) -> None:
         self._port.send_frame(self._migrate.old_server, Done(self.old, self.attempt, self.tag))
+
+    def send_release(self, now: float) -> None:
+        if self._abort is not None:
+            self._port.send_frame(self._migrate.old_server, Release(self.old, self.attempt, self.tag, self._abort))
 
     def discard(self, now: float) -> None:
         self._port.discard()

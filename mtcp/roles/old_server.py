@@ -10,7 +10,7 @@ from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import Machine
 from mtcp.snapshot import Refused, StateReply
 from mtcp.states import OLD_SERVER, OldServer, OldServerEvent
-from mtcp.wire.frames import Done, DoneAck, Frame, Query, StateReject, StateReplyFrame, StateRequest
+from mtcp.wire.frames import Done, DoneAck, Frame, Query, Release, StateReject, StateReplyFrame, StateRequest
 from mtcp.wire.options import Abort, AbortAck, AnyOption, Refusal, is_authentic, migrate_mac
 from mtcp.wire.options import Query as QueryOption
 
@@ -101,11 +101,16 @@ class OldServerRole(Machine):
             return None
         return Reason.BUSY if self.state is OldServer.FENCED else Reason.STALE_ATTEMPT
 
-    def on_done(self, done: Done, now: float) -> None:
-        """The new server says that the client has committed."""
-        if (done.attempt, done.tag) != (self.attempt, self.tag):
-            raise RemoteProtocolError(f"DONE of attempt {done.attempt}, at {self.attempt}; dropped")
-        self.fire(OldServerEvent.DONE, now)
+    def on_outcome(self, frame: Done | Release, now: float) -> None:
+        """What the new server says of the attempt."""
+        if (frame.attempt, frame.tag) != (self.attempt, self.tag):
+            raise RemoteProtocolError(f"{frame.type.name} of attempt {frame.attempt}, at {self.attempt}; dropped")
+        if isinstance(frame, Done):
+            self.fire(OldServerEvent.DONE, now)
+        elif keys.matches(Abort(frame.attempt).signed(self.key).mac, frame.proof):
+            self.fire(OldServerEvent.RELEASE, now)
+        else:
+            raise RemoteProtocolError("RELEASE without the client's word; dropped")
 
     def came_back(self, now: float) -> None:
         """Another server gives the connection back."""

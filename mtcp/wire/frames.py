@@ -35,6 +35,7 @@ class FrameType(IntEnum):
     DONE = 4
     DONE_ACK = 5
     QUERY = 6
+    RELEASE = 7
 
 
 _ENDPOINT = struct.Struct("!B16sH")
@@ -208,14 +209,36 @@ class DoneAck(_Outcome):
 
 @dataclass(frozen=True)
 class Query(_Outcome):
-    """Old server, fenced, to new: has the client committed by this attempt? DONE answers, if it has."""
+    """Old server, fenced, to new: what has become of this attempt? DONE or RELEASE answers, once that is known."""
 
     type: ClassVar[FrameType] = FrameType.QUERY
 
 
-Frame = StateRequest | StateReplyFrame | StateReject | Done | DoneAck | Query
+@dataclass(frozen=True)
+class Release:
+    """New server to old: the client has given this attempt up. `proof` is the MAC of the ABORT that it sent you."""
+
+    type: ClassVar[FrameType] = FrameType.RELEASE
+    old: FourTuple
+    attempt: int
+    tag: bytes
+    proof: bytes
+    _layout: ClassVar[struct.Struct] = struct.Struct("!I8s8s")
+
+    def body(self) -> bytes:
+        return _pack_tuple(self.old) + self._layout.pack(self.attempt, self.tag, self.proof)
+
+    @classmethod
+    def parse(cls, body: bytes) -> Self:
+        r = _Reader(body)
+        old, (attempt, tag, proof) = r.four_tuple(), cls._layout.unpack(r.take(cls._layout.size))
+        r.end()
+        return cls(old, attempt, tag, proof)
+
+
+Frame = StateRequest | StateReplyFrame | StateReject | Done | DoneAck | Query | Release
 _PARSERS: dict[FrameType, Callable[[bytes], Frame]] = {
-    c.type: c.parse for c in (StateRequest, StateReplyFrame, StateReject, Done, DoneAck, Query)
+    c.type: c.parse for c in (StateRequest, StateReplyFrame, StateReject, Done, DoneAck, Query, Release)
 }
 
 

@@ -87,13 +87,28 @@ class AbortAck(Attempted):
 
 
 @dataclass(frozen=True)
-class Refusal(Attempted):
+class Refusal(Plain):
     """Client to any server: by this attempt the connection is not yours, or no longer; let go of it.
 
     No ABORT, although both end an attempt: a server that is still fenced for an earlier attempt would take it for one.
+    If this attempt was given up, `abort` is the MAC of the ABORT that says so, to be passed on to the old server.
     """
 
     subtype: ClassVar[Subtype] = Subtype.REFUSAL
+    attempt: int
+    abort: bytes = bytes(keys.MAC_LENGTH)
+    mac: bytes = bytes(keys.MAC_LENGTH)
+
+    def body(self) -> bytes:
+        return struct.pack("!I8s8s", self.attempt, self.abort, self.mac)
+
+    @classmethod
+    def parse(cls, flags: Flags, body: bytes) -> Self:
+        attempt, abort, mac = unpack(struct.Struct("!I8s8s"), body)
+        return cls(int(attempt), bytes(abort), bytes(mac))
+
+    def signed(self, key: bytes) -> Refusal:
+        return replace(self, mac=keys.mac(key, "REFUSAL", struct.pack("!I8s", self.attempt, self.abort)))
 
 
 @dataclass(frozen=True)

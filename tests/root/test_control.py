@@ -24,7 +24,7 @@ from mtcp import pki
 from mtcp.address import Endpoint, FourTuple
 from mtcp.agent import control, local
 from mtcp.errors import Reason
-from mtcp.wire.frames import HEADER, MAGIC, MAX_BODY, Done, FrameReader, StateReject, StateRequest, encode
+from mtcp.wire.frames import HEADER, MAGIC, MAX_BODY, Done, FrameReader, Release, StateReject, StateRequest, encode
 from testbed import sandbox
 from testbed.pool import Pool, Server, pool_toml
 from testbed.processes import checked
@@ -272,19 +272,22 @@ def test_request_for_another_server(yard: Yard) -> None:
         assert ask(sock, REQUEST) == [StateReject(OLD, 1, REQUEST.mac, Reason.NOT_ALLOWED)]
 
 
-def test_done_from_a_server_that_was_not_given_the_connection(yard: Yard) -> None:
-    """The connection is on s1: s3's DONE does nothing to it."""
+def test_outcome_from_a_server_that_was_not_given_the_connection(yard: Yard) -> None:
+    """The connection is on s1: neither s3's DONE nor its RELEASE does anything to it."""
     scene = yard.scene
     scene.known = frozenset(scene.connections())
     program = scene.client("curl", "-sS", "--limit-rate", "2M", "-o", "/dev/null", "http://s1/big")
     [connection] = scene.wait_for_connections()
     old = FourTuple(OLD.local, Endpoint.parse(connection))
-    line = f"DONE from s3: {old} was not given to it; dropped"
-    with yard.hears(line), yard.as_server("s3") as sock:
-        sock.send(encode(Done(old, 0, bytes(8))))
+    for outcome in (Done(old, 0, bytes(8)), Release(old, 0, bytes(8), bytes(8))):
+        line = f"{outcome.type.name} from s3: {old} was not given to it; dropped"
+        with yard.hears(line), yard.as_server("s3") as sock:
+            sock.send(encode(outcome))
     assert scene.move(connection, ADDRESSES["s2"])["outcome"] == "moved"
-    with yard.hears(line), yard.as_server("s3") as sock:
-        sock.send(encode(Done(old, 1, bytes(8))))
+    for outcome in (Done(old, 1, bytes(8)), Release(old, 1, bytes(8), bytes(8))):
+        line = f"{outcome.type.name} from s3: {old} was not given to it; dropped"
+        with yard.hears(line), yard.as_server("s3") as sock:
+            sock.send(encode(outcome))
     assert scene.connections()[connection]["current"] == "10.0.0.2:80"
     program.process.kill()
     program.process.wait()

@@ -19,6 +19,7 @@ from mtcp.wire.frames import (
     Frame,
     FrameReader,
     Query,
+    Release,
     StateReject,
     StateReplyFrame,
     StateRequest,
@@ -68,6 +69,10 @@ GOLDEN: list[tuple[Frame, str]] = [
     (Done(OLD, 7, TAG), f"4d544350 01 01 0004 00000032 {_S1} {_C} 00000007 {_TAG}"),
     (DoneAck(OLD6, 7, TAG), f"4d544350 01 01 0005 00000032 {_OLD6} 00000007 {_TAG}"),
     (Query(OLD, 7, TAG), f"4d544350 01 01 0006 00000032 {_S1} {_C} 00000007 {_TAG}"),
+    (
+        Release(OLD, 7, TAG, b"8 bytes!"),
+        f"4d544350 01 01 0007 0000003a {_S1} {_C} 00000007 {_TAG} 3820627974657321",
+    ),
 ]
 golden = pytest.mark.parametrize(("frame", "text"), GOLDEN, ids=lambda value: type(value).__name__)
 
@@ -97,6 +102,7 @@ any_frame: st.SearchStrategy[Frame] = st.one_of(
     st.builds(StateReplyFrame, tuples, eight, replies),
     st.builds(StateReject, tuples, u32, eight, st.sampled_from(Reason)),
     *(st.builds(kind, tuples, u32, eight) for kind in (Done, DoneAck, Query)),
+    st.builds(Release, tuples, u32, eight, eight),
 )
 
 
@@ -164,7 +170,7 @@ def test_wrong_family(frame: Frame, text: str) -> None:
         ("4d544350 01 01 0002 04000001", "67108865 bytes"),
         ("4d544350 01 01 0002 ffffffff", "4294967295 bytes"),
         ("4d544350 01 01 0000 00000000", "unknown type 0"),
-        ("4d544350 01 01 0007 00000000", "unknown type 7"),
+        ("4d544350 01 01 0008 00000000", "unknown type 8"),
     ],
 )
 def test_bad_header(header: str, why: str) -> None:
@@ -191,7 +197,7 @@ def test_lengths_inside_a_reply_that_exceed_it() -> None:
             read(with_body(2, bytes(wrong)))
 
 
-@given(st.integers(0, 7), st.binary(max_size=150))
+@given(st.integers(0, 8), st.binary(max_size=150))
 def test_garbage_is_the_senders_error_and_nothing_else(kind: int, body: bytes) -> None:
     with contextlib.suppress(RemoteProtocolError):
         read(with_body(kind, body))

@@ -63,7 +63,7 @@ GOLDEN: list[tuple[AnyOption, str]] = [
     (Abort(7, MAC), "fd124d54 8100 00000007 a1a2a3a4a5a6a7a8"),
     (AbortAck(7, MAC), "fd124d54 9100 00000007 a1a2a3a4a5a6a7a8"),
     (Query(7, MAC), "fd124d54 a100 00000007 a1a2a3a4a5a6a7a8"),
-    (Refusal(7, MAC), "fd124d54 d100 00000007 a1a2a3a4a5a6a7a8"),
+    (Refusal(7, KEY, MAC), "fd1a4d54 d100 00000007 3820627974657321 a1a2a3a4a5a6a7a8"),
     (Hint(5, HintReason.DRAIN, None, MAC), "fd134d54 b100 a1a2a3a4a5a6a7a8 00000005 04"),
     (Hint(5, HintReason.OVERLOAD, S2, MAC), "fd194d54 b100 a1a2a3a4a5a6a7a8 00000005 01 0a0000021f90"),
     (
@@ -97,7 +97,7 @@ any_option: st.SearchStrategy[AnyOption] = st.one_of(
     st.builds(Abort, u32, eight),
     st.builds(AbortAck, u32, eight),
     st.builds(Query, u32, eight),
-    st.builds(Refusal, u32, eight),
+    st.builds(Refusal, u32, eight, eight),
     st.builds(Hint, u32, st.sampled_from(HintReason), st.none() | v4 | v6, eight),
     st.builds(HintAck, u32, st.sampled_from(HintAnswer), eight),
 )
@@ -245,7 +245,7 @@ def test_what_the_macs_are_over() -> None:
     assert Abort(7).signed(KEY).mac == _mac("ABORT", struct.pack("!I", 7))
     assert AbortAck(7).signed(KEY).mac == _mac("ABORTACK", struct.pack("!I", 7))
     assert Query(7).signed(KEY).mac == _mac("QUERY", struct.pack("!I", 7))
-    assert Refusal(7).signed(KEY).mac == _mac("REFUSAL", struct.pack("!I", 7))
+    assert Refusal(7, MAC).signed(KEY).mac == _mac("REFUSAL", struct.pack("!I", 7) + MAC)
     assert Hint(5, HintReason.DRAIN).signed(KEY).mac == _mac("HINT", bytes.fromhex("00000005 04"))
     hint = Hint(5, HintReason.DRAIN, S1).signed(KEY)
     assert hint.mac == _mac("HINT", bytes.fromhex("00000005 04 0a0000010050"))
@@ -280,7 +280,7 @@ SIGNED: list[tuple[SignedOption, dict[str, Any]]] = [
     (Abort(7), {"attempt": 8}),
     (AbortAck(7), {"attempt": 8}),
     (Query(7), {"attempt": 8}),
-    (Refusal(7), {"attempt": 8}),
+    (Refusal(7, MAC), {"attempt": 8, "abort": KEY}),
     (Hint(5, HintReason.DRAIN, S1), {"number": 6, "reason": HintReason.ATTACK, "preferred": S2}),
     (HintAck(5, HintAnswer.WILL_MOVE), {"number": 6, "answer": HintAnswer.DECLINED}),
     (AddServersAck(3), {"version": 4}),

@@ -11,7 +11,7 @@ from mtcp.errors import LocalProtocolError, Reason, RemoteProtocolError
 from mtcp.roles.machine import LAST_RETRY, Machine
 from mtcp.roles.old_server import OldServerRole
 from mtcp.states import OldServer
-from mtcp.wire.frames import Done, DoneAck, Query, StateReject, StateRequest
+from mtcp.wire.frames import Done, DoneAck, Query, Release, StateReject, StateRequest
 from mtcp.wire.options import Abort, AbortAck, Ack3, Refusal
 from mtcp.wire.options import Query as QueryOption
 from tests.unit.role_hosts import (
@@ -35,6 +35,8 @@ from tests.unit.role_hosts import (
 
 pytestmark = pytest.mark.unit
 DONE, REFUSAL = Done(OLD, 1, TAG), Refusal(1).signed(KEY)
+ABORT_MAC = Abort(1).signed(KEY).mac
+RELEASE = Release(OLD, 1, TAG, ABORT_MAC)
 DONE_ACK = (S2, DoneAck(OLD, 1, TAG))
 QUERIES = [QueryOption(1).signed(KEY), (S2, Query(OLD, 1, TAG))]
 
@@ -46,7 +48,7 @@ def test_it_gives_away() -> None:
     role.on_request(REQUEST, 0.1)  # the reply was lost: neither fenced nor dumped a second time
     assert host.take() == [(S2, REPLY_FRAME)]
     for _ in range(2):
-        role.on_done(DONE, 0.2)
+        role.on_outcome(DONE, 0.2)
     assert host.take() == ["close", DONE_ACK, DONE_ACK]
     role.on_request(REQUEST, 0.3)
     assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.UNKNOWN_CONNECTION))]
@@ -84,7 +86,7 @@ def test_it_is_busy_with_another_request_of_the_same_attempt() -> None:
     other = signed_request(1, rcv_nxt=99)
     role.on_request(other, 0.1)
     assert host.take() == [(S2, StateReject(OLD, 1, other.mac, Reason.BUSY))]
-    role.on_done(DONE, 0.2)
+    role.on_outcome(DONE, 0.2)
     assert host.take() == ["close", DONE_ACK]
 
 
@@ -96,13 +98,13 @@ def test_a_later_attempt_takes_the_place_of_one_that_was_given_up() -> None:
     resume, fence, (server, reply) = host.take()
     assert (resume, fence, server, reply.tag, reply.reply.attempt) == ("resume", "fence", S3, later.mac, 2)
     with pytest.raises(RemoteProtocolError, match="of attempt 1, at 2"):
-        role.on_done(DONE, 50.1)
+        role.on_outcome(DONE, 50.1)
     with pytest.raises(RemoteProtocolError, match="of attempt 1, at 2"):
         role.on_option(REFUSAL, 50.1)
     assert (host.take(), role.state) == ([], OldServer.FENCED)
     run_timer(role, 109.9)  # a lease of its own
     assert role.state is OldServer.FENCED
-    role.on_done(Done(OLD, 2, later.mac), 109.9)
+    role.on_outcome(Done(OLD, 2, later.mac), 109.9)
     assert host.take()[-2:] == ["close", (S3, DoneAck(OLD, 2, later.mac))]
 
 
@@ -136,6 +138,19 @@ def test_abort_that_overtakes_the_request() -> None:
     assert host.take() == [AbortAck(1).signed(KEY), (S2, StateReject(OLD, 1, TAG, Reason.STALE_ATTEMPT))]
     role.on_option(Abort(0).signed(KEY), 0.2)
     assert host.take() == [AbortAck(0).signed(KEY)]
+
+
+def test_the_new_server_passes_the_clients_abort_on() -> None:
+    role, host = fenced()
+    role.on_outcome(RELEASE, 0.1)
+    role.on_outcome(RELEASE, 0.2)
+    assert (host.take(), role.state, role.deadline) == (["resume"], OldServer.ESTABLISHED, None)
+    role.on_request(REQUEST, 0.3)  # late: that attempt is over
+    assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.STALE_ATTEMPT))]
+    role, _ = fenced()
+    role.on_outcome(DONE, 0.1)
+    role.on_outcome(RELEASE, 0.2)
+    assert role.state is OldServer.MIGRATED
 
 
 def test_a_refusal_of_a_later_attempt_is_no_abort_of_this_one() -> None:
@@ -181,7 +196,7 @@ def test_an_agent_that_begins_anew_recovers_a_fence(outcome: str) -> None:
     assert (host.take(), role.state) == (QUERIES, OldServer.FENCED)
     match outcome:
         case "done":
-            role.on_done(DONE, 10.1)
+            role.on_outcome(DONE, 10.1)
             assert host.take() == ["close", DONE_ACK]
         case "refusal":
             role.on_option(REFUSAL, 10.1)
@@ -211,7 +226,7 @@ def test_a_recovered_fence_answers_the_repeated_request_anew() -> None:
     role.on_request(REQUEST, 10.1)
     role.on_request(REQUEST, 10.2)
     assert host.take() == ["fence", (S2, REPLY_FRAME), (S2, REPLY_FRAME)]
-    role.on_done(DONE, 10.3)
+    role.on_outcome(DONE, 10.3)
     assert host.take() == ["close", DONE_ACK]
 
 
@@ -234,7 +249,7 @@ def test_what_is_forged_or_stale_is_dropped() -> None:
     role, host = old_server()
     for early in (Done(OLD, 0, TAG), Done(OLD, 0, bytes(8)), DONE):  # nobody asked
         with pytest.raises(RemoteProtocolError):
-            role.on_done(early, 0.0)
+            role.on_outcome(early, 0.0)
     role, host = fenced()
     for option in (
         *(
@@ -249,9 +264,12 @@ def test_what_is_forged_or_stale_is_dropped() -> None:
     ):
         with pytest.raises(RemoteProtocolError):
             role.on_option(option, 0.1)
-    for frame in (Done(OLD, 2, TAG), Done(OLD, 1, bytes(8))):
+    for frame in (
+        *(Done(OLD, 2, TAG), Done(OLD, 1, bytes(8)), Release(OLD, 2, TAG, ABORT_MAC)),
+        *(Release(OLD, 1, bytes(8), ABORT_MAC), Release(OLD, 1, TAG, bytes(8)), Release(OLD, 1, TAG, REFUSAL.mac)),
+    ):
         with pytest.raises(RemoteProtocolError):
-            role.on_done(frame, 0.1)
+            role.on_outcome(frame, 0.1)
     assert (host.take(), role.state) == ([], OldServer.FENCED)
 
 

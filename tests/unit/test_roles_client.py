@@ -12,7 +12,7 @@ from mtcp.wire.options import Abort, AbortAck, Accept, Ack3, AnyOption, Migrate,
 from tests.unit.role_hosts import ACCEPT, ACK3, KEY, MIGRATE, S1, S2, S3, TAG, C, client, run_timer
 
 pytestmark = pytest.mark.unit
-ABORT, REFUSAL = (S1, Abort(1).signed(KEY)), (S2, Refusal(1).signed(KEY))
+ABORT, REFUSAL = (S1, Abort(1).signed(KEY)), (S2, Refusal(1, Abort(1).signed(KEY).mac).signed(KEY))
 REJECT = Reject(1, Reason.BUSY, TAG)
 
 
@@ -118,7 +118,7 @@ def test_an_attempt_that_was_given_up_is_refused_and_gets_no_ack3() -> None:
     role.migrate(S2, 0.4)
     host.take()
     role.on_option(S2, ACCEPT, 0.5)
-    assert (host.take(), role.state) == ([REFUSAL], Client.SS_ISMIGRATING)
+    assert (host.take(), role.state) == ([(S2, Refusal(1).signed(KEY))], Client.SS_ISMIGRATING)
 
 
 def test_only_the_old_server_confirms_an_abort() -> None:

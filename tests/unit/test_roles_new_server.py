@@ -7,12 +7,14 @@ import pytest
 from mtcp.errors import Reason, RemoteProtocolError
 from mtcp.roles.machine import FIRST_RETRY
 from mtcp.states import NewServer
-from mtcp.wire.frames import Done, DoneAck, Query, StateReject
+from mtcp.wire.frames import Done, DoneAck, Query, Release, StateReject
 from mtcp.wire.options import Abort, Ack3, Refusal, Reject
 from tests.unit.role_hosts import ACCEPT, ACK3, KEY, OLD, REPLY_FRAME, REQUEST, S1, TAG, new_server, restored, run_timer
 
 pytestmark = pytest.mark.unit
-DONE, REFUSAL = (S1, Done(OLD, 1, TAG)), Refusal(1).signed(KEY)
+DONE = (S1, Done(OLD, 1, TAG))
+ABORT = Abort(1).signed(KEY).mac
+REFUSAL, RELEASE = Refusal(1, ABORT).signed(KEY), (S1, Release(OLD, 1, TAG, ABORT))
 DONE_ACK, QUERY = DoneAck(OLD, 1, TAG), Query(OLD, 1, TAG)
 
 
@@ -93,16 +95,26 @@ def test_it_lets_go_of_what_nobody_commits_to_within_the_lease() -> None:
 
 def test_it_lets_go_of_what_the_client_has_given_up() -> None:
     role, host = restored()
-    for forged in (Refusal(1), Refusal(2).signed(KEY), Refusal(1, Abort(1).signed(KEY).mac)):
+    for forged in (Refusal(1), Refusal(2).signed(KEY), Refusal(1, ABORT), Refusal(1, ABORT, REFUSAL.mac[::-1])):
         with pytest.raises(RemoteProtocolError, match="wrong MAC"):
             role.on_refusal(forged, 0.1)
     role.on_refusal(REFUSAL, 0.1)
     role.on_refusal(REFUSAL, 0.2)
-    assert (host.take(), role.state, role.deadline) == (["discard"], NewServer.FAILED, None)
+    assert (host.take(), role.state, role.deadline) == (["discard", RELEASE, RELEASE], NewServer.FAILED, None)
+    role.on_refusal(Refusal(1).signed(KEY), 0.2)  # an answer that says less takes nothing back
+    assert host.take() == [RELEASE]
     role.on_frame(QUERY, 0.3)
     role.on_frame(REPLY_FRAME, 0.3)
     role.on_ack3(ACK3, 0.4)
-    assert (host.take(), role.state) == ([], NewServer.FAILED)
+    assert (host.take(), role.state) == ([RELEASE], NewServer.FAILED)
+
+
+def test_what_is_over_is_let_go_of_without_a_word_to_the_old_server() -> None:
+    """The client may have been here and left: then it does not say that it gave up."""
+    role, host = restored()
+    role.on_refusal(Refusal(1).signed(KEY), 0.1)
+    role.on_frame(QUERY, 0.2)
+    assert (host.take(), role.state) == (["discard"], NewServer.FAILED)
 
 
 def test_an_agent_that_begins_anew_goes_on_with_what_was_restored() -> None:
@@ -123,7 +135,7 @@ def test_an_agent_that_begins_anew_goes_on_with_what_was_restored() -> None:
                 assert host.take() == [DONE]
             case "refusal":
                 role.on_refusal(REFUSAL, 10.2)
-                assert host.take() == ["discard"]
+                assert host.take() == ["discard", RELEASE]
             case _:
                 run_timer(role, 70.0)
                 assert host.take()[-1] == "discard" and role.state is NewServer.FAILED
