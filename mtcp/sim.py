@@ -3,8 +3,8 @@
 `Simulation(seed).run()` raises SimulationError, whose text is the trace, unless
 
 - the client's stream is exact, and at most one server's application acted that the client may be, or come to be, with;
-- the client saw no error, except when the whole server that had its connection died;
-- all came to rest in bounded time: nobody fenced, no timer running;
+- the client saw no error, except when the whole server that had its connection died, or was cut off for its lease;
+- all came to rest in bounded time, nobody fenced, no timer running; soon, once nothing more went wrong;
 - and then, with the faults over, one more move succeeded, and the stream was complete.
 
 The application echoes each byte, changed; the capsule is the real one, kernel and mapping are models: streams, queues
@@ -30,6 +30,8 @@ FAULTY = 5.0
 """Seconds in which faults begin."""
 BOUND = 300.0
 """Virtual seconds within which all must be at rest."""
+SETTLED = 30.0
+"""Virtual seconds for that once nothing more goes wrong, as long as there is a client to ask."""
 NETWORKS = {
     "quiet": Faults(),
     "late": Faults(delay=0.3),
@@ -40,6 +42,7 @@ NETWORKS = {
     "forgetful": Faults(loss=0.1, duplication=0.2, delay=0.2, agent_crashes=3),
     "deadly": Faults(loss=0.1, duplication=0.1, delay=0.2, application_crashes=1, agent_crashes=1, server_crashes=1),
     "left": Faults(loss=0.1, duplication=0.1, delay=0.2, partitions=1, agent_crashes=1, closing=0.8),
+    "secluded": Faults(loss=0.05, duplication=0.1, delay=0.2, agent_crashes=1, seclusions=1),
     "all": Faults(0.15, 0.2, 0.3, partitions=3, agent_crashes=3, application_crashes=1, closing=0.1),
 }
 
@@ -69,6 +72,7 @@ class Simulation:
         first.known = first.holding
         self._expected = echo(client.upload)
         self._moves_left = moves
+        self._well_since = 0.0
         self._faults_left = 0
         self.net.after(0.0, self._tick)
         self.net.after(r.random() * 0.5, self._move)
@@ -106,7 +110,7 @@ class Simulation:
             server.exports = 1.0
             server.crash_soon(0)
         self.client.crash_soon(0)
-        due = self.net.now + 2.0
+        due = self._well_since = self.net.now + 2.0
         self._until(lambda: self.net.now >= due)
         role, moves = self.client.role, len(self.client.moves)
         assert role is not None, "no agent"
@@ -161,6 +165,13 @@ class Simulation:
             if held is not None and not held.capsule.overflowed:
                 held.application = None
 
+        def seclude() -> None:
+            server = r.choice(servers)
+            others = [host.name for host in hosts if host is not server]
+            self.net.part([link for o in others for link in ((server.name, o), (o, server.name))], 40 + 60 * r.random())
+
+        for _ in range(faults.seclusions):
+            fault(seclude)
         for _ in range(faults.partitions):
             fault(part)
         for _ in range(faults.agent_crashes):
@@ -195,7 +206,7 @@ class Simulation:
     def _excused(self) -> bool:
         """Whether the server that has the connection is really gone."""
         server = self.servers[self.client.current]
-        return server.lost and server.holding is None
+        return server.lost and server.has_nothing
 
     def _check(self) -> None:
         client = self.client
@@ -206,6 +217,9 @@ class Simulation:
         assert len(owners) <= 1, "two owners"
         assert client.error is None or self.servers[client.error].lost, "the client saw an error"
         assert self.net.now < BOUND, "no end"
+        if self._moves_left or self._faulty or not client.up or not client.open or self._excused:
+            self._well_since = self.net.now
+        assert self.net.now < self._well_since + SETTLED, "all is well, and nothing settles"
 
     def _at_rest(self) -> bool:
         return not self.client.busy and not any(server.busy for server in self.servers.values())

@@ -68,8 +68,8 @@ class SimClient(Host):
         have = seq.diff(seq.add(self.server_isn, len(self.received)), data.seq)
         if 0 <= have < len(data.payload):
             self.received += data.payload[have:]
-        if data.payload:
-            self.transmit()
+        if data.payload and self.net.random.random() < 0.7:
+            self.transmit()  # otherwise the acknowledgement waits for the next tick
 
     def on_reset(self, server: Endpoint) -> None:
         """Of a kernel that has no such socket; the mapping lets in only the current server's."""
@@ -94,7 +94,8 @@ class SimClient(Host):
             self._seen = self._told
             self.moves.append(server)
             self.net.note(self.name, f"attempt {self.attempt} commits")
-            self.net.after(self.net.random.random() * 0.3, lambda: self.run(lambda: self._committed(server)))
+            if self.net.random.random() < 0.9:  # an event of the mapping may be lost
+                self.net.after(self.net.random.random() * 0.3, lambda: self.run(lambda: self._committed(server)))
         self.run(lambda: self._on_option(server, option))
 
     def _on_option(self, server: Endpoint, option: AnyOption) -> None:

@@ -28,6 +28,8 @@ class Faults:
     application_crashes: int = 0
     server_crashes: int = 0
     """Times that a whole server dies, its kernel and its connections with it, and comes up again empty."""
+    seclusions: int = 0
+    """Times that nobody can reach a server for longer than its lease, or so."""
     closing: float = 0.0
     """Probability that the client's application goes in the middle."""
 

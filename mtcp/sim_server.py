@@ -141,7 +141,9 @@ class Taking:
     def on_timer(self, now: float) -> None:
         if self.role.state is NewServer.RESTORED and self._taken is not None and self._taken.kernel.heard:
             self.role.on_traffic(now)
+        before = self.role.state
         self.role.on_timer(now)
+        self.server.lost |= (before, self.role.state) == (NewServer.RESTORED, NewServer.FAILED)
 
     # -- NewServerPort
 
@@ -208,7 +210,7 @@ class Server(Host):
         self.takings: dict[bytes, Taking] = {}
         self.alive = True
         self.lost = False
-        """Whether it died with a connection."""
+        """Whether it died with a connection, or let one go after a lease in which nobody could be asked."""
         self.client: SimClient
         self.others: dict[Endpoint, Server]
         self.exports = net.random.choice([0.05, 0.3, 1.0])
@@ -276,7 +278,9 @@ class Server(Host):
         for taking in self.takings.values():
             taking.on_timer(self.net.now)
         if self.known is not None:
+            before = self.known.role.state
             self.known.role.on_timer(self.net.now)
+            self.lost |= (before, self.known.role.state) == (OldServer.FENCED, OldServer.MIGRATED)
 
     def forget(self) -> None:
         self.known, self.takings = None, {}
@@ -291,12 +295,17 @@ class Server(Host):
         self.net.after(self.net.random.random() * 0.5, lambda: self.run(attach))
 
     @property
+    def has_nothing(self) -> bool:
+        """Whether its kernel has no such socket."""
+        return self.holding is None or self.holding.capsule.fence is Fence.MIGRATED
+
+    @property
     def busy(self) -> bool:
         """Whether a role has something to do still."""
         roles = [taking.role for taking in self.takings.values()]
         return (
             not self.up
-            or (self.holding is not None and self.known is None and self.holding.capsule.fence is not Fence.MIGRATED)
+            or (self.known is None and not self.has_nothing)
             or any(role.deadline is not None for role in roles)
             or (self.known is not None and self.known.role.deadline is not None)
         )
@@ -305,7 +314,7 @@ class Server(Host):
 
     def die(self, seconds: float) -> None:
         """All of it, for a while."""
-        self.lost |= self.holding is not None and self.holding.capsule.fence is not Fence.MIGRATED
+        self.lost |= not self.has_nothing
         self.alive, self.holding = False, None
         self.crash(seconds)
         self.net.note(self.name, "the whole server dies")
@@ -318,7 +327,7 @@ class Server(Host):
     def on_data(self, data: Data) -> None:
         if not self.alive:
             return
-        if self.holding is None or self.holding.capsule.fence is Fence.MIGRATED:
+        if self.holding is None or self.has_nothing:
             self.client.on_reset(self.end)
         else:
             self.holding.kernel.take(data)
