@@ -240,10 +240,12 @@ class Capsule:
         return self.memory[at + first : at + self.log_size] + self.memory[at : at + last]
 
     def close(self) -> None:
-        """Unmap, and close the descriptor."""
-        _mapped.discard(self)
-        self.memory.close()
-        os.close(self.fd)
+        """Unmap, and close the descriptor; waits for another thread's call to return, and fails its next one."""
+        with self._mutex:
+            _mapped.discard(self)
+            self.memory.close()
+            os.close(self.fd)
+            self.fd = -1
 
     def _open_anew(self) -> None:
         """In a forked child: a lock, and a mutex, of its own.

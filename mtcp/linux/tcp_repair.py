@@ -271,9 +271,8 @@ def _build(sock: socket.socket, reply: StateReply, four_tuple: FourTuple, snd_wn
 
 
 def _repair_options(tcp: TcpSnapshot) -> bytes:
-    options = [(OPT_MSS, tcp.t_maxseg)]
-    if tcp.t_flags & TCPI_OPT_WSCALE:
-        options.append((OPT_WINDOW, tcp.snd_wscale | tcp.rcv_wscale << 16))
+    # Without window scaling, too: connect() has chosen one, and the client would be told that part of the window.
+    options = [(OPT_MSS, tcp.t_maxseg), (OPT_WINDOW, tcp.snd_wscale | tcp.rcv_wscale << 16)]
     if tcp.t_flags & TCPI_OPT_SACK:
         options.append((OPT_SACK, 0))
     if tcp.t_flags & TCPI_OPT_TIMESTAMPS:
