@@ -1,4 +1,4 @@
-"""`mtcp agent | pool init | ls | migrate | status`."""
+"""`mtcp agent | pool init | ls | migrate | watch | status`, and the like."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from typing import Any
 from mtcp.agent import local
 from mtcp.errors import MtcpError
 from mtcp.policy import DEFAULT, NAMES, make
+from mtcp.watching import watch
 from mtcp.wire.options import HintReason
 
 
@@ -89,6 +90,11 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--seconds", type=_seconds, default=10.0, help="how long to try (10)")
     drain.add_argument("--json", action="store_true")
     drain.set_defaults(run=_drain)
+
+    watching = commands.add_parser("watch", help="show what this host's agent does, as it does it, until Ctrl-C")
+    watching.add_argument("--for", dest="seconds", type=_seconds, help="end after so long")
+    watching.add_argument("--json", action="store_true")
+    watching.set_defaults(run=_watch)
 
     status = commands.add_parser("status", help="what this host's agent does")
     status.add_argument("--json", action="store_true")
@@ -199,6 +205,11 @@ def _drain(options: argparse.Namespace) -> int:
         for row in result["why"]:
             print(f"  {row['connection']}: {row['why']}")
     return 1 if result["stayed"] else 0
+
+
+def _watch(options: argparse.Namespace) -> int:
+    watch(options.seconds, options.json)
+    return 0
 
 
 def _status(options: argparse.Namespace) -> int:

@@ -144,6 +144,7 @@ class Agent:
     # -- the local socket
 
     def on_channel_closed(self, channel: Channel) -> None:
+        self._events.unsubscribe(channel)
         if self._server is not None:
             self._server.on_channel_closed(channel)
 
@@ -163,6 +164,10 @@ class Agent:
                 channel.send(self._status())
             case "migrate":
                 self._migrate(channel, message)
+            case "watch":
+                self._check_may_command(channel, "watch")
+                channel.send({"host": self._settings.name})
+                self._events.subscribe(channel, channel.send, partial(self._drop, channel))
             case "hint":
                 self._check_may_command(channel)
                 reason = HintReason[str(message["reason"]).upper()]
@@ -190,9 +195,14 @@ class Agent:
         self._reschedule()
 
     @staticmethod
-    def _check_may_command(channel: Channel) -> None:
+    def _check_may_command(channel: Channel, what: str = "move connections") -> None:
         if not channel.may_command():
-            raise MtcpError("only root and the agent's own user may move connections")
+            raise MtcpError(f"only root and the agent's own user may {what}")
+
+    def _drop(self, channel: Channel) -> None:
+        log.warning("pid %d watches, but does not read; dropped", channel.pid)
+        channel.close()
+        self.on_channel_closed(channel)
 
     def _status(self) -> dict[str, Any]:
         status: dict[str, Any] = {"name": self._settings.name, "interfaces": list(self._settings.interfaces)}

@@ -36,9 +36,10 @@ def connect() -> socket.socket:
     return sock
 
 
-def send(sock: socket.socket, message: Message, fds: Sequence[int] = ()) -> None:
-    """One packet."""
-    socket.send_fds(sock, [json.dumps(message).encode()], list(fds))
+def send(sock: socket.socket, message: Message | str, fds: Sequence[int] = ()) -> None:
+    """One packet: an object, or the text of one."""
+    text = message if isinstance(message, str) else json.dumps(message)
+    socket.send_fds(sock, [text.encode()], list(fds))
 
 
 def receive(sock: socket.socket, size: int = MAX_PACKET) -> tuple[Message, list[int]]:
@@ -105,7 +106,7 @@ class Channel:
         """Commands that touch others' connections are for root and for the agent's own user."""
         return self.uid in (0, os.geteuid())
 
-    def send(self, message: Message, fds: Sequence[int] = ()) -> bool:
+    def send(self, message: Message | str, fds: Sequence[int] = ()) -> bool:
         """False when the process is gone or does not read."""
         try:
             send(self._sock, message, fds)

@@ -96,6 +96,7 @@ class _Harness:
         while theirs.fileno() >= 0:
             await asyncio.sleep(0)
         assert not self.agent._server._listeners, "the agent keeps a channel that is closed"
+        assert not self.agent._events._subscribers, "it keeps a watcher that has gone"
 
     @functools.cached_property
     def descriptors(self) -> list[int]:

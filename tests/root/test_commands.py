@@ -116,7 +116,9 @@ def test_migrate_on_a_server(scene: Scene, download: ClientProgram) -> None:
     assert "which connection?" in on(scene.net.s1, MTCP, "migrate", "--to", "s2")
 
 
-@pytest.mark.parametrize("command", [["ls"], ["status"], ["migrate", "--to", "127.0.0.1"]], ids=lambda words: words[0])
+@pytest.mark.parametrize(
+    "command", [["ls"], ["status"], ["watch"], ["migrate", "--to", "127.0.0.1"]], ids=lambda words: words[0]
+)
 def test_no_agent(scene: Scene, command: list[str]) -> None:
     assert "no mtcp agent runs on this host" in on(scene.net.net["sw1"], MTCP, *command)
 
