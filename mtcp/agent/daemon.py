@@ -71,6 +71,7 @@ class Agent:
             own = settings.pool.named(settings.name)
             self._server = ServerSide(settings.pool, own, self._datapath, self._segments, self._events)
         self._timer: asyncio.TimerHandle | None = None
+        self._tick_at = 0.0
 
     async def run(self) -> None:
         """Serve until SIGINT or SIGTERM."""
@@ -121,6 +122,7 @@ class Agent:
 
     def _on_timer(self) -> None:
         now = time.monotonic()
+        self._tick_at = now + TICK
         try:
             self._client.on_timer(now)
             if self._server is not None:
@@ -134,7 +136,7 @@ class Agent:
     def _reschedule(self) -> None:
         loop = asyncio.get_running_loop()
         now = time.monotonic()
-        deadlines = [now + TICK, *self._client.deadlines()]
+        deadlines = [self._tick_at, *self._client.deadlines()]
         if self._server is not None:
             deadlines += self._server.deadlines()
         if self._timer is not None:

@@ -118,9 +118,12 @@ def test_who_may(scene: Scene) -> None:
 
 
 def test_into_a_pipe_that_closes(scene: Scene, tmp_path: Path) -> None:
+    """Also: an agent that always has something to do finds time for its events (and keys, and sweeps)."""
     program = Program(scene.net.client, ["sh", "-c", f"{MTCP} watch | head -n 1"], tmp_path / "pipe.log")
     deadline = time.monotonic() + 20
+    asked = 0
     while program.process.poll() is None:
-        assert time.monotonic() < deadline, program.output()
+        assert time.monotonic() < deadline, (asked, program.output())
+        asked += 1
         scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/medium").result()
     assert program.output().count("\n") == 1 and " client " in program.output(), program.output()
