@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import threading
 from collections.abc import Iterator
 
 import pytest
@@ -51,6 +53,15 @@ def third_host(network: Network, neighbour: Host) -> tuple[Host, Endpoint]:
     return host, Endpoint(far.split("/")[0], 9000)
 
 
+def behind_the_server(network: Network) -> tuple[Host, Endpoint]:
+    """A third host, and a server there, to which the servers' host is the client's router."""
+    host, server = third_host(network, network.server)
+    run("ip", "-n", network.client.name, "route", "add", FAR[network.family][0], "via", network.s1.ip)
+    for forwarding in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
+        run("ip", "netns", "exec", network.server.name, "sysctl", "-qw", f"{forwarding}=1")
+    return host, server
+
+
 def moves_there(network: Network, datapath: Datapath, host: Host, server: Endpoint) -> Entry:
     """A connection moves to the third host, bytes go both ways, and it comes back."""
     client, s1 = network.connect(network.listener())
@@ -85,11 +96,7 @@ def test_another_interface(network: Network) -> None:
 
 
 def test_a_gateway_on_the_same_link(network: Network) -> None:
-    host, server = third_host(network, network.server)
-    prefix = FAR[network.family][0]
-    run("ip", "-n", network.client.name, "route", "add", prefix, "via", network.s1.ip)
-    for forwarding in ("net.ipv4.ip_forward", "net.ipv6.conf.all.forwarding"):
-        run("ip", "netns", "exec", network.server.name, "sysctl", "-qw", f"{forwarding}=1")
+    host, server = behind_the_server(network)
     c, _ = network.attach()
     moves_there(network, c, host, server)
 
@@ -103,3 +110,23 @@ def test_no_way_to_the_server_is_said(network: Network) -> None:
     third_host(network, network.client)
     with pytest.raises(ValueError, match="not attached"):
         begin(c, find(c, client), server)
+
+
+def test_a_smaller_mtu_on_the_way(network: Network) -> None:
+    """A router behind the client's link says that packets are too big: the client's kernel takes it for itself."""
+    host, server = behind_the_server(network)
+    run("ip", "-n", network.server.name, "link", "set", "n0", "mtu", "1300")
+    run("ip", "-n", host.name, "link", "set", "f0", "mtu", "1300")
+    c, _ = network.attach()
+    client, s1 = network.connect(network.listener())
+    entry = begin(c, find(c, client), server)
+    far = take_over(network, s1, server, host=host)
+    accept(network, entry, host=host)
+    data = os.urandom(1_000_000)
+    upload = threading.Thread(target=client.sendall, args=(data,))
+    upload.start()
+    assert read_exactly(far, len(data)) == data
+    upload.join()
+    assert client.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) < 1300
+    far.sendall(b"down")
+    assert read_exactly(client, 4) == b"down"

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from mtcp.errors import MtcpError
-from mtcp.linux.bpf import layout, loader, sockops, tc, transition
+from mtcp.linux.bpf import icmp, layout, loader, sockops, tc, transition
 from mtcp.linux.bpf.layout import Maps
 from mtcp.linux.bpf.loader import AttachType, BpfError, MapType, ProgramType
 
@@ -22,7 +22,8 @@ _RING_SIZE = 1 << 18  # bytes, a power of 2: 16 for each event and 8 for its hea
 _MAX_LISTENERS = 1024
 _SIOCGIFHWADDR = 0x8927
 _ETHERNET_TYPES = (1, 772)  # ARPHRD_ETHER; ARPHRD_LOOPBACK, which has Ethernet headers, too
-_PROGRAMS = ("sockops", "ingress", "egress", "transition")
+_ATTACHED = (("ingress", AttachType.TCX_INGRESS), ("icmp", AttachType.TCX_INGRESS), ("egress", AttachType.TCX_EGRESS))
+_PROGRAMS = ("sockops", "ingress", "icmp", "egress", "transition")
 
 
 class DatapathError(MtcpError):
@@ -113,6 +114,7 @@ def _create(capacity: int, undo: contextlib.ExitStack) -> tuple[Maps, dict[str, 
             loader.program_load(ProgramType.SOCK_OPS, sockops.program(maps), "mtcp_sockops", AttachType.SOCK_OPS)
         ),
         "ingress": kept(loader.program_load(ProgramType.SCHED_CLS, tc.ingress(maps), "mtcp_ingress")),
+        "icmp": kept(loader.program_load(ProgramType.SCHED_CLS, icmp.program(maps), "mtcp_icmp")),
         "egress": kept(loader.program_load(ProgramType.SCHED_CLS, tc.egress(maps), "mtcp_egress")),
         "transition": kept(
             loader.program_load(
@@ -177,7 +179,7 @@ def _attach(
         os.close(cgroup_fd)
     for interface, index in indices.items():
         escaped = interface.replace("%", "%25").replace(".", "%2e")  # pins' names have no dots
-        for program, kind in (("ingress", AttachType.TCX_INGRESS), ("egress", AttachType.TCX_EGRESS)):
+        for program, kind in _ATTACHED:
             name = f"link_{program}_{escaped}"
             yield name, _link(name, programs[program], index, kind, pin_dir)
 

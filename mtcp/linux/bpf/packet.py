@@ -11,12 +11,13 @@ from typing import NamedTuple
 
 from mtcp.linux.bpf import macros
 from mtcp.linux.bpf.asm import FP, R0, R1, R2, R3, R4, R5, R6, R9, Assembler, Field, Helper, Reg
-from mtcp.linux.bpf.layout import OPTION_EXID, OPTION_KIND, SUBTYPE_CAPABLE, TUPLE
+from mtcp.linux.bpf.layout import ENTRY, OPTION_EXID, OPTION_KIND, SERVER, SUBTYPE_CAPABLE, TUPLE
 
-_ETH_P_IP, _ETH_P_IPV6 = (struct.unpack("=H", struct.pack("!H", number))[0] for number in (0x0800, 0x86DD))
+ETH_P_IP, ETH_P_IPV6 = (struct.unpack("=H", struct.pack("!H", number))[0] for number in (0x0800, 0x86DD))
+NEXT, DROP = -1, 2  # verdicts: TCX_NEXT lets other programs and then the kernel have it, TC_ACT_SHOT
 TCP, FIN, SYN, RST, ACK = 6, 0x01, 0x02, 0x04, 0x10
 _PSEUDO_HEADER = 0x10  # l4_csum_replace: the address is part of the pseudo header
-ETHERNET, _IPV4_LENGTH, IPV6_LENGTH, _TCP_LENGTH = 14, 20, 40, 20
+ETHERNET, IPV4_LENGTH, IPV6_LENGTH, _TCP_LENGTH = 14, 20, 40, 20
 _IPV4_CHECKSUM = ETHERNET + 10
 ACKNOWLEDGEMENT, _CHECKSUM, OPTIONS = 8, 16, _TCP_LENGTH  # offsets in the TCP header
 
@@ -36,6 +37,8 @@ class End(NamedTuple):
     port: Field
 
 
+CURRENT = End(macros.server(SERVER.ADDRESS), macros.server(SERVER.PORT))  # in the slot that macros.slot finds
+ORIGINAL = End(ENTRY.SOCKET.part(TUPLE.DESTINATION_IP), ENTRY.SOCKET.part(TUPLE.DESTINATION_PORT))
 _LAST_WORD = Field(12, 4)  # of an address: all there is of IPv4's
 
 
@@ -56,7 +59,7 @@ class STACK:
     """Both headers as they are in an IPv6 packet (those of IPv4 are made so), and room to work."""
 
     IPV6 = Field(-64, IPV6_LENGTH + _TCP_LENGTH)
-    IPV4 = Field(-44, _IPV4_LENGTH + _TCP_LENGTH)
+    IPV4 = Field(-44, IPV4_LENGTH + _TCP_LENGTH)
     CONNECTION = Field(-56, TUPLE.SIZE)
     SOURCE = End(CONNECTION.part(TUPLE.SOURCE_IP), CONNECTION.part(TUPLE.SOURCE_PORT))
     DESTINATION = End(CONNECTION.part(TUPLE.DESTINATION_IP), CONNECTION.part(TUPLE.DESTINATION_PORT))
@@ -83,8 +86,8 @@ def read_headers(asm: Assembler, network: int = ETHERNET) -> None:
     """R6 = packet, its headers on the stack; all but plain TCP goes to "pass". `network`: where the IP header is."""
     asm.mov(R6, R1)
     asm.load(R2, R6, SKB.PROTOCOL)
-    asm.jump("==", R2, _ETH_P_IP, "ipv4")
-    asm.jump("!=", R2, _ETH_P_IPV6, "pass")
+    asm.jump("==", R2, ETH_P_IP, "ipv4")
+    asm.jump("!=", R2, ETH_P_IPV6, "pass")
     asm.mov(R2, network)
     load_at_r2(asm, STACK.IPV6, "pass")
     asm.load(R2, FP, STACK.IPV6.part(_IPV6.NEXT_HEADER))
@@ -111,9 +114,9 @@ def read_headers(asm: Assembler, network: int = ETHERNET) -> None:
     asm.store(FP, STACK.SOURCE.address.part(_LAST_WORD), R3)
     macros.store_mapped_prefix(asm, STACK.DESTINATION.address)
     asm.jump("==", R1, 0, "ipv4 length unknown")
-    asm.sub(R1, _IPV4_LENGTH)
+    asm.sub(R1, IPV4_LENGTH)
     asm.label("ipv4 length unknown")
-    _store_tcp_place(asm, network + _IPV4_LENGTH)
+    _store_tcp_place(asm, network + IPV4_LENGTH)
     asm.label("headers read")
 
 

@@ -19,19 +19,13 @@ from mtcp.linux.bpf.layout import (
     SERVER,
     STATE_MASK,
     SUBTYPE_ACCEPT,
-    TUPLE,
     EntryFlag,
     EntryState,
     EventKind,
     Maps,
 )
 
-_NEXT, _DROP = -1, 2  # verdicts: TCX_NEXT lets other programs and then the kernel have it, TC_ACT_SHOT
 _ACCEPT = packet.OPTIONS + 6  # its body: behind kind, length, ExID, subtype and version, flags (mtcp.wire.options)
-
-
-_CURRENT = packet.End(macros.server(SERVER.ADDRESS), macros.server(SERVER.PORT))  # in the slot that macros.slot finds
-_ORIGINAL = packet.End(ENTRY.SOCKET.part(TUPLE.DESTINATION_IP), ENTRY.SOCKET.part(TUPLE.DESTINATION_PORT))
 
 
 class _STACK(packet.STACK):
@@ -68,10 +62,10 @@ def egress(maps: Maps) -> bytes:
     packet.load_sequence_end(asm, R3)
     macros.store_latest(asm, R7, ENTRY.SND_NXT, R3)
     _write_acknowledgement(asm)
-    packet.if_other_end(asm, R8, _CURRENT, _STACK.DESTINATION, "moved")
+    packet.if_other_end(asm, R8, packet.CURRENT, _STACK.DESTINATION, "moved")
     asm.goto("pass")
     asm.label("moved")
-    packet.copy_end(asm, R8, _CURRENT)
+    packet.copy_end(asm, R8, packet.CURRENT)
     asm.load(R1, R7, ENTRY.WORD)
     asm.load(R2, FP, _STACK.WORD)
     asm.jump("!=", R1, R2, "hold")
@@ -93,12 +87,12 @@ def egress(maps: Maps) -> bytes:
     asm.mov(R1, EntryFlag.STALE)
     asm.atomic_fetch_or(R7, ENTRY.FLAGS, R1)
     asm.label("pass")
-    asm.exit(_NEXT)
+    asm.exit(packet.NEXT)
     # The kernel learns of the drop, takes new data as unsent and sends it on the next acknowledgement.
     asm.label("hold")
     macros.count(asm, ENTRY.HELD)
     asm.label("drop")
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
     return asm.assemble()
 
 
@@ -121,7 +115,7 @@ def ingress(maps: Maps) -> bytes:
     macros.slot(asm, R9, R8, current=True)
     asm.and_(R8, STATE_MASK)
     asm.jump("==", R8, EntryState.FREE, "pass")
-    packet.if_other_end(asm, R9, _CURRENT, _STACK.SOURCE, "not current")
+    packet.if_other_end(asm, R9, packet.CURRENT, _STACK.SOURCE, "not current")
     asm.jump("==", R8, EntryState.MIGRATING, "deaf")
     _see_sequence_end(asm)
     asm.goto("let in")
@@ -130,38 +124,38 @@ def ingress(maps: Maps) -> bytes:
     macros.lookup(asm, maps.departed, _STACK.CONNECTION, "pass")
     asm.load(R1, FP, _STACK.FLAGS)
     asm.jump("&", R1, packet.SYN, "anew")
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
     asm.label("anew")
     macros.delete(asm, maps.departed, _STACK.CONNECTION)
-    asm.exit(_NEXT)
+    asm.exit(packet.NEXT)
 
     asm.label("not current")
     asm.load(R1, FP, _STACK.FLAGS)
     asm.jump("&", R1, packet.RST, "reset")
     macros.count(asm, ENTRY.OTHER_DROPPED)
     asm.label("drop")
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
     asm.label("reset")
     macros.count(asm, ENTRY.RST_DROPPED)
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
     asm.label("deaf")
     macros.count(asm, ENTRY.DEAF_DROPPED)
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
     asm.label("forged")
     macros.count(asm, ENTRY.BAD_MAC)
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
     asm.label("control segment")
     _commit_if_accepted(asm, maps)
-    asm.exit(_DROP)
+    asm.exit(packet.DROP)
 
     asm.label("let in")
-    packet.if_other_end(asm, R7, _ORIGINAL, _STACK.SOURCE, "moved")
+    packet.if_other_end(asm, R7, packet.ORIGINAL, _STACK.SOURCE, "moved")
     asm.goto("pass")
     asm.label("moved")
-    packet.copy_end(asm, R7, _ORIGINAL)
+    packet.copy_end(asm, R7, packet.ORIGINAL)
     packet.readdress(asm, _STACK.SOURCE)
     asm.label("pass")
-    asm.exit(_NEXT)
+    asm.exit(packet.NEXT)
     return asm.assemble()
 
 
@@ -190,7 +184,7 @@ def _commit_if_accepted(asm: Assembler, maps: Maps) -> None:
     asm.swap_be(R2, 32)
     asm.jump("!=", R1, R2, "drop")
     macros.slot(asm, R9, R8, current=False)
-    packet.if_other_end(asm, R9, _CURRENT, _STACK.SOURCE, "drop")
+    packet.if_other_end(asm, R9, packet.CURRENT, _STACK.SOURCE, "drop")
     asm.load(R1, FP, _STACK.MAC)
     asm.load(R2, R7, ENTRY.ACCEPT_MAC)
     asm.jump("!=", R1, R2, "forged")
