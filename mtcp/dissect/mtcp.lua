@@ -14,7 +14,7 @@ local HEAD, HEADER, MAX_BODY = 6, 12, 64 * 1024 * 1024
 
 local SUBTYPES = {
     "CAPABLE", "MIGRATE", "ACCEPT", "ACK3", "ADD_SERVERS", "ADD_SERVERS_ACK", "REJECT", "ABORT", "ABORT_ACK", "QUERY",
-    "HINT", "HINT_ACK",
+    "HINT", "HINT_ACK", "REFUSAL",
 }
 local TYPES = { "STATE_REQUEST", "STATE_REPLY", "STATE_REJECT", "DONE", "DONE_ACK", "QUERY", "RELEASE" }
 local REASONS = {
@@ -42,6 +42,8 @@ define("reserved", "bytes", 2, "Reserved")
 define("key", "bytes", 8, "Key of the connection")
 define("mac", "bytes", 8, "MAC")
 define("tag", "bytes", 8, "Tag (MAC of the MIGRATE)")
+define("abort", "bytes", 8, "MAC of the ABORT")
+define("proof", "bytes", 8, "Proof (MAC of the ABORT)")
 define("attempt", "uint32", 4, "Attempt")
 define("rcv_nxt", "uint32", 4, "Next byte that the client expects (rcv_nxt)")
 define("reason", "uint16", 2, "Reason", base.DEC, REASONS)
@@ -183,6 +185,9 @@ local OPTIONS = {
     ABORT = attempted,
     ABORT_ACK = attempted,
     QUERY = attempted,
+    REFUSAL = function(body)
+        return string.format(" attempt %d", (body:read("attempt", "abort", "mac")))
+    end,
     REJECT = function(body)
         local attempt, reason = body:read("attempt", "reason", "tag")
         return string.format(" attempt %d: %s", attempt, named(REASONS, reason))
@@ -248,7 +253,11 @@ local FRAMES = {
     DONE = outcome,
     DONE_ACK = outcome,
     QUERY = outcome,
-    RELEASE = outcome,
+    RELEASE = function(body)
+        local text = outcome(body)
+        body:read("proof")
+        return text
+    end,
 }
 
 -- What `name` says, which `readers` read in `body`; what is wrong with it goes into the tree, too.
