@@ -40,7 +40,9 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
 
 
 def watching(scene: Scene, name: str, tmp_path: Path, *options: str) -> Program:
-    return Program(getattr(scene.net, name), [str(MTCP), "watch", *options], tmp_path / f"{name}.log")
+    # Whoever runs tests in the background may have Ctrl-C ignored, and children inherit that.
+    command = ["env", "--default-signal=INT", MTCP, "watch", *options]
+    return Program(getattr(scene.net, name), command, tmp_path / f"{name}.log")
 
 
 def wait_for(program: Program, text: str) -> None:
