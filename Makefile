@@ -5,10 +5,11 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+CORE_TESTS := $(foreach name,address states roles* server_list hints options frames snapshot seq,tests/unit/test_$(name).py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test test-unit test-sim test-root test-e2e lint format bench fuzz faults soak soak-chain \
+.PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e lint format bench fuzz faults soak soak-chain \
         experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
@@ -66,6 +67,10 @@ fuzz: $(READY) ## Fuzz every parser, 5 s each; for hours: ARGS="--seconds 3600",
 
 faults: $(READY) ## Every cell of docs/failures.md, 20 times; ARGS=--repeat=N for N times
 	$(SUDO) $(PYTEST) tests/root/test_faults_messages.py tests/root/test_faults_deaths.py --repeat=20 $(ARGS)
+
+coverage: $(READY) ## Every branch of the sans-I/O core is tested, or this fails
+	$(PYTEST) $(CORE_TESTS) -q --cov=mtcp --cov-branch --cov-config=.coveragerc --cov-report=term-missing:skip-covered \
+	    --cov-fail-under=100 $(ARGS)
 
 lint: $(READY) ## Check style and types
 	$(BIN)/ruff check .

@@ -81,7 +81,7 @@ class Simulation:
     def run(self) -> list[Endpoint]:
         """The servers to which the connection has moved, in order."""
         try:
-            self._until(lambda: not self._moves_left and not self._faulty and self._at_rest())
+            self.settle()
             self.net.faults = QUIET
             if self.client.open and not self._excused:
                 self._check_rest()
@@ -90,9 +90,17 @@ class Simulation:
             trace = [*map(str, self.net.trace), f"{type(error).__name__}: {error}"]
             raise SimulationError("\n".join(trace)) from error
         finally:
-            for server in self.servers.values():
-                server.close()
+            self.close()
         return self.client.moves
+
+    def settle(self) -> None:
+        """All moves, all faults, and until nobody has anything left to do."""
+        self._until(lambda: not self._moves_left and not self._faulty and self._at_rest())
+
+    def close(self) -> None:
+        """Free the capsules."""
+        for server in self.servers.values():
+            server.close()
 
     def _until(self, condition: Callable[[], bool]) -> None:
         ticks = 0
@@ -204,9 +212,8 @@ class Simulation:
 
     @property
     def _excused(self) -> bool:
-        """Whether the server that has the connection is really gone."""
-        server = self.servers[self.client.current]
-        return server.lost and server.has_nothing
+        """Whether the server that had the connection is really gone; it may have taken an old copy of it since."""
+        return self.servers[self.client.current].lost
 
     def _check(self) -> None:
         client = self.client

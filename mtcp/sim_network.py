@@ -80,6 +80,8 @@ class Network:
         self.trace: list[Entry] = []
         self.cut: dict[tuple[str, str], int] = {}
         """Links that carry nothing, by source and target, and by how many faults."""
+        self.lose: dict[str, int] = {}
+        """Messages, in few words, to lose for certain, and how often."""
         self._queue: list[tuple[float, int, Callable[[], None]]] = []
         self._number = count()
 
@@ -92,7 +94,10 @@ class Network:
     def send(self, source: str, target: str, what: Frame | AnyOption | None, arrive: Callable[[], None]) -> None:
         """Deliver once, twice or never, in any order; `what` is None for data, of which the trace is silent."""
         r, faults = self.random, self.faults
-        if self.cut.get((source, target)):
+        if self.lose and what is not None and self.lose.get(words := describe(what), 0):
+            self.lose[words] -= 1
+            copies, fate = 0, "LOST"
+        elif self.cut.get((source, target)):
             copies, fate = 0, "CUT"
         else:
             copies = (r.random() >= faults.loss) + (r.random() < faults.duplication)

@@ -95,6 +95,7 @@ _CLIENT_MOVING: Table = {
     (_C.TRACKED, _CE.CLOSED): ((), _C.GONE),
     (_C.SS_ISMIGRATING, _CE.RETRY): ((_CA.SEND_MIGRATE,), _C.SS_ISMIGRATING),
     (_C.SS_ISMIGRATING, _CE.ACCEPT): ((), _C.SS_ISMIGRATING),
+    (_C.SS_ISMIGRATING, _CE.EARLY_QUERY): ((), _C.SS_ISMIGRATING),
     (_C.SS_ISMIGRATING, _CE.COMMITTED): (_CLIENT_MOVED, _C.TRACKED),
     (_C.SS_ISMIGRATING, _CE.REJECT): ((_CA.ABORT_MAPPING,), _C.WITHDRAWING),
     (_C.SS_ISMIGRATING, _CE.GIVE_UP): ((_CA.ABORT_MAPPING,), _C.WITHDRAWING),
@@ -120,7 +121,6 @@ _CLIENT_ANSWERS: Table = {
     for pair, result in {
         (state, _CE.LATE_ACCEPT): ((_CA.ANSWER_ACK3,), state),
         (state, _CE.GIVEN_UP_ACCEPT): ((_CA.ANSWER_REFUSAL,), state),
-        (state, _CE.EARLY_QUERY): ((), state),
         (state, _CE.OWNERS_QUERY): ((_CA.ANSWER_ABORT,), state),
         (state, _CE.STRANGERS_QUERY): ((_CA.ANSWER_REFUSAL,), state),
     }.items()

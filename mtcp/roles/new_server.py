@@ -85,7 +85,7 @@ class NewServerRole(Machine):
                 self.fire(NewServerEvent.STATE_REJECT, now)
             case DoneAck():
                 self.fire(NewServerEvent.DONE_ACK, now)
-            case Query():
+            case _:
                 self.fire(NewServerEvent.QUERY, now)
 
     def superseded(self, now: float) -> None:
