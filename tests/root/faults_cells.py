@@ -26,6 +26,7 @@ class Course(Enum):
     MOVES = "an undisturbed move"
     FORGED = "a move that S1 refuses (the request's MAC is wrong)"
     REFUSED = "a move that S2 cannot make (its kernel refuses the state), so that S1 is fenced and must resume"
+    UNHEARD = "a move whose ACCEPT never arrives, so that C gives it up and S2 must let go"
     HINTED = "a move for which S1 asks"
     UNTOLD = "a move of which S2 cannot tell S1 (DONE is lost), so that S1 is fenced and asks"
 
@@ -74,8 +75,8 @@ _COURSES = {
     "REJECT": Course.FORGED,
     "ABORT": Course.REFUSED,
     "ABORT_ACK": Course.REFUSED,
-    "REFUSAL": Course.REFUSED,
     "RELEASE": Course.REFUSED,
+    "REFUSAL": Course.UNHEARD,
     "HINT": Course.HINTED,
     "HINT_ACK": Course.HINTED,
     "QUERY": Course.UNTOLD,
@@ -97,8 +98,8 @@ MESSAGES = (
     "REJECT",
     "ABORT",
     "ABORT_ACK",
-    "REFUSAL",
     "RELEASE",
+    "REFUSAL",
     "QUERY",
     "QUERY frame",
     "HINT",
@@ -111,9 +112,9 @@ MESSAGES = (
 def _cell(message: str, fault: str) -> Cell:
     course = _COURSES.get(message, Course.MOVES)
     always = fault == "drop always"
-    refused = course in (Course.FORGED, Course.REFUSED)
+    refused = course in (Course.FORGED, Course.REFUSED, Course.UNHEARD)
     stays = refused or (always and message in (*_BEGINS_THE_ATTEMPT, *_ENDS_THE_ATTEMPT))
-    waits = always and message in (*_ENDS_THE_ATTEMPT, "STATE_REJECT", "REJECT")
+    waits = course is Course.UNHEARD or (always and message in (*_ENDS_THE_ATTEMPT, "STATE_REJECT", "REJECT"))
     outcome = Outcome.STAYS if stays else Outcome.MOVED
     return Cell(message, fault, outcome, PATIENCE if waits else 0.0, course)
 
@@ -166,12 +167,20 @@ class Deed:
         outage = self.outage if self.outcome(step) == "m" else max(self.outage, PATIENCE)
         return longest_stall(outage + held)
 
+    @property
+    def late(self) -> bool:
+        """Whether what it takes away is back only after C's patience."""
+        return self.name.endswith("late")
+
     def cell(self, step: Step) -> str:
         """As the table says it."""
         outcome, seconds = self.outcome(step), f"{self.stall(step):g} s"
         return {"m": f"moves, {seconds}", "s": f"stays, {seconds}", "e": "error"}[outcome]
 
 
+IN_TIME = 2.0
+"""Seconds within which an agent that is started again is back, unless the machine is overloaded. Later is too late for
+a move that needs it: others dial it every second, and repeat their requests every second, and C's patience is 5 s."""
 LATE = 6.0
 """Seconds, longer than C's patience."""
 DEEDS = (

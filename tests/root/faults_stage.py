@@ -69,6 +69,8 @@ class Stage:
         self.commands = commands
         """Threads in the client's network."""
         self.asks_s1 = ThreadPoolExecutor(1, initializer=enter_network_of, initargs=(scene.net.s1.pid,))
+        self.away = 0.0
+        """Seconds for which the present deed took an agent away."""
         self._ports = count(20000)
 
     @classmethod

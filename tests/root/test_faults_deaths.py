@@ -12,13 +12,23 @@ import pytest
 
 from testbed import sandbox
 from testbed.processes import checked
-from tests.root.faults_cells import DEEDS, LATE, STEPS, USER_TIMEOUT, Deed, Step
+from tests.root.faults_cells import (
+    DEEDS,
+    IN_TIME,
+    LATE,
+    PATIENCE,
+    STEPS,
+    USER_TIMEOUT,
+    Deed,
+    Step,
+    longest_stall,
+)
 from tests.root.faults_paths import Hold, Passing
 from tests.root.faults_stage import Guest, Stage, Trial
 from tests.root.scene import SERVERS
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(120 if sandbox.inside() else 0)]
-Trials = dict[tuple[Deed, Step], list[tuple[Guest, float, Trial]]]
+Trials = dict[tuple[Deed, Step], list[tuple[Guest, float, float, Trial]]]
 REACHED = 4.0
 """Seconds within which every move comes to its step; the client's patience is longer."""
 
@@ -57,7 +67,13 @@ def stops(step: Step) -> Callable[[Passing], bool]:
 def agent_killed(stage: Stage, name: str, back_after: float) -> Iterator[None]:
     host = stage.scene.net.net[name]
     stage.pool.programs[f"agent-{name}"].stop(signal.SIGKILL)
-    timer = threading.Timer(back_after, stage.pool.restart, [host])
+    killed = time.monotonic()
+
+    def restart() -> None:
+        stage.pool.restart(host)
+        stage.away = time.monotonic() - killed
+
+    timer = threading.Timer(back_after, restart)
     timer.start()
     yield
     timer.join()
@@ -135,7 +151,7 @@ def do(stage: Stage, deed: Deed) -> contextlib.AbstractContextManager[None]:
     """The deed, undone at the end."""
     match deed.name.split("-"):
         case ["s2" | "s1" | "c" as who, "agent", *late]:
-            return agent_killed(stage, {"c": "client"}.get(who, who), LATE if late else 1.0)
+            return agent_killed(stage, {"c": "client"}.get(who, who), LATE if late else 0.0)
         case ["s1", "application"]:
             return applications_killed(stage)
         case ["s1", "application", how]:
@@ -158,6 +174,7 @@ def run(stage: Stage, deed: Deed) -> Trials:
     living = [g for g in guests if g not in doomed]
     for guest in doomed:
         guest.patience = USER_TIMEOUT
+    stage.away = 0.0
     with stage.visit(deed.name, guests) as visit:
         visit.wait_known(guests)
         visit.wait_progress(guests)
@@ -186,7 +203,9 @@ def run(stage: Stage, deed: Deed) -> Trials:
     trials: Trials = {}
     for guest in guests:
         step = step_of[guest.port]
-        trials.setdefault((deed, step), []).append((guest, held, visit.judge(guest, f"{deed.name}-{step.number}")))
+        trials.setdefault((deed, step), []).append(
+            (guest, held, stage.away, visit.judge(guest, f"{deed.name}-{step.number}"))
+        )
     return trials
 
 
@@ -198,9 +217,10 @@ def test_death(stage: Stage, trials: Trials, done: set[Deed], deed: Deed, step: 
         trials |= run(stage, deed)
     assert (deed, step) in trials, "see the first cell of this deed"
     outcome = deed.outcome(step)
-    for guest, held, trial in trials[deed, step]:
+    for guest, held, away, trial in trials[deed, step]:
         assert not trial.faults, f"{guest.kind}: {trial.faults}; {guest}"
-        assert trial.moved == (outcome == "m"), f"{guest.kind}: {guest}"
+        in_time = away <= IN_TIME or deed.late
+        assert trial.moved == (outcome == "m") or not in_time, f"{guest.kind}: {guest}; agent away for {away:.2f} s"
         assert trial.errors == (["ETIMEDOUT"] if outcome == "e" else []), f"{guest.kind}: {guest}"
-        stall, longest = trial.stall, deed.stall(step, held)
+        stall, longest = trial.stall, deed.stall(step, held) if in_time else longest_stall(PATIENCE + held)
         assert stall <= longest, f"{guest.kind}: its data stopped for {stall:.2f} s, {held:.2f} s of that by the test"

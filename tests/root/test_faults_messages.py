@@ -12,7 +12,7 @@ from mtcp import seq
 from mtcp.wire.frames import Done, Frame, StateReplyFrame, StateRequest
 from testbed import sandbox
 from tests.root.faults_cells import CELLS, Cell, Course, Outcome, longest_stall
-from tests.root.faults_paths import Harm
+from tests.root.faults_paths import Harm, Passing
 from tests.root.faults_stage import Guest, Stage, Trial
 from tests.root.scene import SERVERS
 
@@ -45,7 +45,12 @@ def run(stage: Stage, cells: list[Cell]) -> Trials:
 
     for proxy in stage.pool.proxies:
         proxy.alter = alter
-    stage.faults.rules |= harms
+
+    def rule(passing: Passing) -> None:
+        if not (courses[passing.port] is Course.UNHEARD and passing.kind == "ACCEPT"):
+            harms[passing.port](passing)
+
+    stage.faults.rules |= dict.fromkeys(harms, rule)
     with stage.visit("messages", guests) as visit:
         visit.wait_known([guest for guest in guests if cell_of[guest.port].offered])
         visit.wait_progress(guests)
