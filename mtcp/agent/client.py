@@ -288,7 +288,10 @@ class ClientSide:
             self._unswept = list(self._by_index.values())
         for _ in range(min(SWEEP, len(self._unswept))):
             connection = self._unswept.pop()
-            if self._by_index.get(connection.index) is not connection or self._sockets.exists(connection.four_tuple):
+            if self._by_index.get(connection.index) is not connection:
+                continue
+            # If a newer connection uses the same addresses, it is that one's socket which is there.
+            if not self.datapath.entry(connection.index).stale and self._sockets.exists(connection.four_tuple):
                 continue
             if connection.role.state is not Client.GONE:
                 self._closed(connection, time.monotonic())

@@ -68,7 +68,13 @@ class ClientRole(Machine):
         if self.state is Client.TRACKED:
             self.target = server
         self._reason = "no answer from the new server; is its agent running (`mtcp status` there)?"
-        self.fire(ClientEvent.MIGRATE, now)
+        before = self.state
+        try:
+            self.fire(ClientEvent.MIGRATE, now)
+        except LocalProtocolError:
+            # Also when the mapping refuses: nothing has begun then, and no timer would ever end it.
+            self.state = before
+            raise
 
     def recover(self, target: Endpoint | None, attempt: int, now: float) -> None:
         """Go on for an agent that has ended: `attempt` is the mapping's last; under way to `target`, if not None."""

@@ -45,6 +45,20 @@ def test_it_moves_back_and_forth() -> None:
         assert host.take() == [(here, Refusal(attempt - 1).signed(KEY))]
 
 
+def test_a_move_that_the_mapping_refuses_has_not_begun(monkeypatch: pytest.MonkeyPatch) -> None:
+    role, host = client()
+
+    def refuse(server: Endpoint) -> None:
+        raise LocalProtocolError("another connection has this port")
+
+    with monkeypatch.context() as patched, pytest.raises(LocalProtocolError, match="port"):
+        patched.setattr(host, "begin_mapping", refuse)
+        role.migrate(S2, 0.0)
+    assert (role.state, role.deadline) == (Client.TRACKED, None)
+    role.migrate(S3, 0.1)
+    assert (role.state, role.target) == (Client.SS_ISMIGRATING, S3)
+
+
 def test_a_server_that_has_not_heard_of_the_commit_is_told_even_while_it_is_left() -> None:
     role, host = client()
     role.migrate(S2, 0.0)
