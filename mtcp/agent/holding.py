@@ -85,6 +85,7 @@ class ServerConnection:
         self._fin_due = ended_by_client
         """The client's FIN went to another server, and this kernel has still to be told of it."""
         self._injected = 0
+        self._heard = False
 
     def announce(self, now: float) -> None:
         """Tell the client where else this connection may go."""
@@ -103,8 +104,10 @@ class ServerConnection:
         self._side.event("hint_sent", self, self.role.attempt)
 
     def heard_from_client(self) -> bool:
-        """Whether the client's kernel has sent anything since this server took the connection."""
-        return self._sock.fileno() >= 0 and tcp_repair.segments_heard(self._sock) > self._injected
+        """Whether the client's kernel has sent anything since this server took the connection, until it was closed."""
+        if self._sock.fileno() >= 0:
+            self._heard = tcp_repair.segments_heard(self._sock) > self._injected
+        return self._heard
 
     def end_for_client(self, fin: Segment) -> None:
         """Give the kernel the FIN that another server had from the client."""
@@ -150,6 +153,7 @@ class ServerConnection:
 
     def release(self) -> None:
         """Close the agent's own descriptors."""
+        self.heard_from_client()  # for the last time: its ACK3 may be lost
         self._lifeline.close()
         tcp_repair.close(self._sock)
         self._capsule.close()
