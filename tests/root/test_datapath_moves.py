@@ -294,3 +294,31 @@ def test_late_segments_of_a_connection_that_has_left_are_not_answered(network: N
     again, answering = network.connect(listener, four_tuple.remote.port)
     again.sendall(b"hello")
     assert read_exactly(answering, 5) == b"hello"
+
+
+def test_a_new_connection_to_where_an_old_one_of_its_port_had_moved(network: Network) -> None:
+    """The old one is in TIME_WAIT, and its mapping is still there; on the wire both have the same addresses."""
+    c, _ = network.attach()
+    client, server = network.connect(network.listener())
+    port = tuple_of(client).local.port
+    entry = begin(c, find(c, client), network.s2)
+    taken = take_over(network, server, network.s2)
+    server.setsockopt(socket.IPPROTO_TCP, TCP_REPAIR, 1)  # closes without a packet
+    server.close()
+    accept(network, entry)
+    client.sendall(b"bye")
+    assert read_exactly(taken, 3) == b"bye"
+    client.close()
+    assert taken.recv(1) == b""
+    taken.close()
+    until(lambda: c.entry(entry.index).closed)
+    tap = network.client.capture("c0")
+    with network.server.inside():
+        listener = network.kept(socket.create_server(network.s2, family=network.family))
+    again, answering = network.connect(listener, port)
+    for source, destination in ((again, answering), (answering, again)):
+        source.sendall(b"hello")
+        assert read_exactly(destination, 5) == b"hello"
+    found = segments(tap)
+    assert not any(segment.flags & 4 for segment in found)
+    assert sum(segment.flags & 0x12 == 2 for segment in found) == 1, "the SYN was repeated"

@@ -108,6 +108,7 @@ def ingress(maps: Maps) -> bytes:
     packet.if_control_segment(asm, "control segment")
     macros.find_entry(asm, maps, maps.ingress, _STACK.CONNECTION, _STACK.INDEX, "no entry")
     _pass_if_stale(asm)
+    _pass_if_anew(asm)
     macros.count(asm, ENTRY.INGRESS)
     asm.call(Helper.KTIME_GET_NS)
     asm.store(R7, ENTRY.LAST_SEEN, R0)
@@ -201,6 +202,25 @@ def _commit_if_accepted(asm: Assembler, maps: Maps) -> None:
 def _pass_if_stale(asm: Assembler) -> None:
     asm.load(R1, R7, ENTRY.FLAGS)
     asm.jump("&", R1, EntryFlag.STALE, "pass")
+
+
+def _pass_if_anew(asm: Assembler) -> None:
+    """To "pass", now and from now on, when a SYN-ACK comes after the end of a connection.
+
+    It is for a new one, from the same port to a server that the old one had moved to. Translated, it would reach the
+    old one's TIME_WAIT, whose answer the server takes for the new client's, and resets.
+    """
+    still_open = asm.unique("still open")
+    asm.load(R1, R7, ENTRY.FLAGS)
+    asm.and_(R1, EntryFlag.CLOSED)
+    asm.jump("==", R1, 0, still_open)
+    asm.load(R1, FP, _STACK.FLAGS)
+    asm.and_(R1, packet.SYN)
+    asm.jump("==", R1, 0, still_open)
+    asm.mov(R1, EntryFlag.STALE)
+    asm.atomic_fetch_or(R7, ENTRY.FLAGS, R1)
+    asm.goto("pass")
+    asm.label(still_open)
 
 
 def _record_time_and_flags(asm: Assembler) -> None:
