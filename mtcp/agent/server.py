@@ -304,6 +304,7 @@ class ServerSide:
             "listeners": {str(port): [c.pid for c in channels] for port, channels in self._listeners.items()},
             "control": self.control.status(),
             "draining": "yes" if self.drain is not None else "no",
+            "pending_attempts": sum(taking.role.reply is None for taking in self._takings.values()),
         }
 
 

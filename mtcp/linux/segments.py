@@ -17,7 +17,7 @@ from mtcp.errors import RemoteProtocolError
 from mtcp.linux.admission import Admission
 from mtcp.linux.tcp_repair import RETURN_0, SO_RCVBUFFORCE, attach_filter
 from mtcp.wire import options
-from mtcp.wire.options import AnyOption
+from mtcp.wire.options import AnyOption, Reject
 
 ETH_P_ALL = 0x0003
 PACKET_IGNORE_OUTGOING = 23
@@ -100,15 +100,24 @@ def _raw_socket(family: socket.AddressFamily) -> socket.socket:
     return sock
 
 
+def _raw_sockets() -> dict[int, socket.socket]:
+    """To send by, by the number of bytes of an address."""
+    made = {4: _raw_socket(socket.AF_INET)}
+    with contextlib.suppress(OSError):  # a kernel without IPv6
+        made[16] = _raw_socket(socket.AF_INET6)
+    return made
+
+
 class ControlSegments:
     """Sends and receives control segments in this network namespace."""
 
     def __init__(self) -> None:
         """PermissionError without CAP_NET_RAW and CAP_BPF."""
         self._admission = Admission()
-        self._out = {4: _raw_socket(socket.AF_INET)}  # by the number of bytes of an address
-        with contextlib.suppress(OSError):  # a kernel without IPv6
-            self._out[16] = _raw_socket(socket.AF_INET6)
+        self._out = _raw_sockets()
+        # A REJECT goes to whoever asks, also to addresses that nobody has: what waits for those, seconds long, is
+        # counted against its socket, and must not keep all others waiting.
+        self._rejects = _raw_sockets()
         # For all protocols, not IP alone: only such a socket sees a packet before tc does.
         self._in = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(ETH_P_ALL))
         self._in.setblocking(False)
@@ -130,9 +139,13 @@ class ControlSegments:
         return self._in.fileno()
 
     def send(self, segment: Segment) -> None:
-        """Send now; OSError when there is no route."""
+        """Send now; OSError when there is no route. A REJECT is dropped while too many of them wait."""
         remote = segment.four_tuple.remote
-        self._out[len(remote.packed)].sendto(build(segment), (remote.ip, 0))
+        if not isinstance(segment.option, Reject):
+            self._out[len(remote.packed)].sendto(build(segment), (remote.ip, 0))
+            return
+        with contextlib.suppress(BlockingIOError):
+            self._rejects[len(remote.packed)].sendto(build(segment), (remote.ip, 0))
 
     def receive(self) -> Iterator[Segment | RemoteProtocolError]:
         """What has arrived, up to a bound, so that a flood leaves time for all else; the socket stays readable.
@@ -150,6 +163,6 @@ class ControlSegments:
                 yield error
 
     def close(self) -> None:
-        for sock in (*self._out.values(), self._in):
+        for sock in (*self._out.values(), *self._rejects.values(), self._in):
             sock.close()
         self._admission.close()
