@@ -35,7 +35,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
         yield None
         return
     directory = tmp_path_factory.mktemp("watch")
-    with running(big=12_000_000, logs=directory) as net, Scene.of(net, directory) as scene:
+    with running(bw=50, big=12_000_000, logs=directory) as net, Scene.of(net, directory) as scene:
         yield scene
 
 
@@ -66,7 +66,7 @@ def test_a_move_as_each_host_sees_it(scene: Scene, tmp_path: Path) -> None:
     programs = {name: watching(scene, name, tmp_path, "--json") for name in EXPECTED}
     wait_until_watched(scene, {name: programs[name] for name in ("client", "s1")}, "\n")
     with scene.watched("moved"):
-        client = scene.client("curl", "-sS", "--limit-rate", "4M", "-o", "/dev/null", "http://s1/big")
+        client = scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/big")
         [connection] = scene.wait_for_connections()
         outcome = scene.move(connection)
         client.result()
@@ -100,7 +100,7 @@ def test_lines_for_a_while(scene: Scene, tmp_path: Path) -> None:
     wait_until_watched(scene, {"s1": program, "client": stopped}, "\n")
     stopped.process.send_signal(signal.SIGSTOP)
     with scene.watched("lines"):
-        client = scene.client("curl", "-sS", "--limit-rate", "4M", "-o", "/dev/null", "http://s1/big")
+        client = scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/big")
         [connection] = scene.wait_for_connections()
         outcomes = [scene.move(connection) for _ in range(3)]  # ends on s2, which sends the rest
         client.result()

@@ -29,13 +29,13 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
         yield None
         return
     directory = tmp_path_factory.mktemp("wireshark")
-    with running(big=12_000_000, logs=directory) as net, Scene.of(net, directory) as scene:
+    with running(bw=50, big=12_000_000, logs=directory) as net, Scene.of(net, directory) as scene:
         yield scene
 
 
 def test_moves(scene: Scene) -> None:
     with scene.watched("moves"):
-        client = scene.client("curl", "-sS", "--limit-rate", "4M", "-o", "/dev/null", "http://s1/big")
+        client = scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/big")
         [connection] = scene.wait_for_connections()
         outcomes = [scene.move(connection) for _ in range(MOVES)]
         client.result()
