@@ -40,6 +40,7 @@ NETWORKS = {
     "hardly": Faults(loss=0.4, duplication=0.3, delay=1.0),
     "parted": Faults(loss=0.05, duplication=0.1, delay=0.3, partitions=4),
     "forgetful": Faults(loss=0.1, duplication=0.2, delay=0.2, agent_crashes=3),
+    "amnesiac": Faults(loss=0.3, duplication=0.3, delay=0.8, agent_crashes=8),
     "deadly": Faults(loss=0.1, duplication=0.1, delay=0.2, application_crashes=1, agent_crashes=1, server_crashes=1),
     "left": Faults(loss=0.1, duplication=0.1, delay=0.2, partitions=1, agent_crashes=1, closing=0.8),
     "secluded": Faults(loss=0.05, duplication=0.1, delay=0.2, agent_crashes=1, seclusions=1),

@@ -33,7 +33,7 @@ class SimClient(Host):
         self.current = self.next = first
         self.attempt = 0
         self.migrating = False
-        self._told = self._seen = self.server_isn
+        self._told = self._told_before = self._marked = self._seen = self.server_isn
         self.aborted: set[int] = set()
         self.moves: list[Endpoint] = []
         """Where it has committed to."""
@@ -53,6 +53,7 @@ class SimClient(Host):
         payload = self.upload[self._acked : self._acked + 1 + self.net.random.randrange(60)]
         ack = seq.add(self.server_isn, len(self.received))
         # Never more than this server has been seen to send.
+        self._told_before = self._told
         ack = self._told = self._seen if seq.after(ack, self._seen) else ack
         data, server = Data(seq.add(self.isn, self._acked), ack, payload), self._servers[self.current]
         self.net.send(self.name, server.name, None, lambda: server.on_data(data))
@@ -91,7 +92,7 @@ class SimClient(Host):
         waited_for = self.migrating and server == self.next
         if isinstance(option, Accept) and waited_for and option.attempt == self.attempt:
             self.migrating, self.current = False, server
-            self._seen = self._told
+            self._seen = self._marked
             self.moves.append(server)
             self.net.note(self.name, f"attempt {self.attempt} commits")
             if self.net.random.random() < 0.9:  # an event of the mapping may be lost
@@ -140,7 +141,9 @@ class SimClient(Host):
     def begin_mapping(self, server: Endpoint) -> Mark:
         self.point()
         self.next, self.migrating, self.attempt = server, True, self.attempt + 1
-        return Mark(self._told, self.attempt)
+        # The mapping may lag behind what has gone out.
+        self._marked = self.net.random.choice((self._told, self._told, self._told_before))
+        return Mark(self._marked, self.attempt)
 
     def abort_mapping(self) -> bool:
         self.point()

@@ -163,7 +163,7 @@ class Taking:
             if other.role.attempt < self.role.attempt:
                 other.role.superseded(now)
         if server.known is not None and server.known.role.state is OldServer.FENCED:
-            server.known.role.came_back(now)
+            server.known.role.came_back(self.role.attempt, now)
         if server.holding is not None and server.holding.capsule.fence is not Fence.MIGRATED:
             raise OSError("the 4-tuple is in use")
         capsule = server.capsule(max(LOG_SIZE, len(reply.read_buffer)))

@@ -79,7 +79,7 @@ class ServerSide:
                 other.role.superseded(now)
         connection = self._connections.get(taking.four_tuple)
         if connection is not None and connection.role.state is OldServer.FENCED:
-            connection.role.came_back(now)
+            connection.role.came_back(taking.role.attempt, now)
 
     def add(self, connection: ServerConnection) -> None:
         self._connections[connection.four_tuple] = connection

@@ -112,9 +112,13 @@ class OldServerRole(Machine):
         else:
             raise RemoteProtocolError("RELEASE without the client's word; dropped")
 
-    def came_back(self, now: float) -> None:
-        """Another server gives the connection back."""
-        self.fire(OldServerEvent.CAME_BACK, now)
+    def came_back(self, attempt: int, now: float) -> None:
+        """Another server gives the connection back, by `attempt`.
+
+        An earlier one than this role's is no return: a late repetition, asked for by an agent that has begun anew.
+        """
+        if attempt > self.attempt:
+            self.fire(OldServerEvent.CAME_BACK, now)
 
     def on_option(self, option: AnyOption, now: float) -> None:
         """A control segment from the client."""

@@ -181,8 +181,10 @@ def test_the_client_says_that_it_has_moved() -> None:
 
 def test_it_comes_back() -> None:
     role, host = fenced()
+    role.came_back(1, 0.1)  # late: by this attempt it leaves
+    assert (host.take(), role.state) == ([], OldServer.FENCED)
     for _ in range(2):
-        role.came_back(0.1)
+        role.came_back(2, 0.1)
     assert (host.take(), role.state, role.deadline) == (["close"], OldServer.MIGRATED, None)
     role.on_option(REFUSAL, 0.2)
     assert (host.take(), role.state) == ([], OldServer.MIGRATED)
@@ -282,7 +284,7 @@ def test_closed() -> None:
     role.closed(0.2)
     role.on_request(REQUEST, 0.3)
     assert host.take() == [(S2, StateReject(OLD, 1, TAG, Reason.UNKNOWN_CONNECTION))]
-    role.came_back(0.4)
+    role.came_back(2, 0.4)
     assert (role.state, role.deadline) == (OldServer.CLOSED, None)
 
 

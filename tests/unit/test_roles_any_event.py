@@ -117,7 +117,7 @@ class OldServerWalk(Walk):
             lambda: role.on_outcome(Release(OLD, role.attempt, role.tag, proof), self.now),
             lambda: role.on_option(self.option(), self.now),
             lambda: role.on_option(Refusal(role.attempt).signed(KEY), self.now),
-            lambda: role.came_back(self.now),
+            lambda: role.came_back(r.choice((1, 4, 9)), self.now),
             lambda: role.closed(self.now) if r.random() < 0.2 else None,
             lambda: role.on_timer(self.now),
             lambda: setattr(self.host, "refuse", r.choice((None, None, Reason.LOG_OVERFLOW))),
