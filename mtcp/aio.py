@@ -7,7 +7,7 @@ from collections.abc import Callable
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
-from mtcp import api
+from mtcp import api, listening
 from mtcp.api import Fenced, Imported
 
 _T = TypeVar("_T")
@@ -86,9 +86,9 @@ class Connection:
 
 
 class Listener:
-    """As `mtcp.api.Listener`."""
+    """As `mtcp.Listener`."""
 
-    def __init__(self, listener: api.Listener) -> None:
+    def __init__(self, listener: listening.Listener) -> None:
         self._listener = listener
 
     async def accept(self) -> Connection:
@@ -109,8 +109,8 @@ class Listener:
 
 
 def listen(address: tuple[str, int], **settings: Any) -> Listener:
-    """As `mtcp.api.listen`, with the same settings."""
-    return Listener(api.listen(address, **settings))
+    """As `mtcp.listen`, with the same settings."""
+    return Listener(listening.listen(address, **settings))
 
 
 def _resolve(future: asyncio.Future[None]) -> None:

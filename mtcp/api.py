@@ -28,20 +28,22 @@ from types import TracebackType
 from typing import BinaryIO, Self, TypeVar
 
 from mtcp.agent import local
-from mtcp.capsule import LOG_SIZE, STATE_MAX, Capsule, Fence
-from mtcp.errors import ConnectionMigrated, MtcpError
+from mtcp.capsule import Capsule, Fence
+from mtcp.errors import ConnectionMigrated
 from mtcp.lifeline import Lifeline
-from mtcp.linux.syn import TCP_SAVE_SYN, asked_for_mtcp
+from mtcp.reattaching import Reattaching
 
-IMPORT_MAX = 4096
-"""Bytes of the agent's longest message to an application."""
-FENCED_POLL = 0.005
-"""Seconds between looks at the fence while a move is under way; its success also wakes the socket."""
+FENCED_FIRST, FENCED_POLL = 0.0005, 0.005
+"""Seconds between looks at the fence while a move is under way, doubled from the first to the last. A connection that
+has moved here is fenced for its first moment; success of a move away also wakes the socket."""
+LOOK_EVERY = 0.5
+"""Seconds between looks at the lifeline of a connection that is used without waiting for it."""
 SENDFILE_PIECE = 1 << 24
 """Bytes per call of sendfile(2): more than any socket's buffer takes at once."""
 Ends = tuple[tuple[str, int], tuple[str, int]]
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
+_reattaching = Reattaching()
 
 
 class Fenced(BlockingIOError):
@@ -80,9 +82,13 @@ class Connection:
         self._sock = sock
         self._capsule = capsule
         self._lifeline = lifeline
+        self.capsule_id = capsule.id if capsule is not None else 0
         self._moved = moved
         self._timeout: float | None = None
         self._ends = ends
+        self._no_agent = False
+        self._unwatched = False
+        self._look_at = time.monotonic() + LOOK_EVERY
         _open.add(self)
 
     # -- what M-TCP adds
@@ -230,6 +236,43 @@ class Connection:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
         self.close()
 
+    # -- when the agent has ended (mtcp.reattaching)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether it is migratable, and no agent watches it any more."""
+        capsule, lifeline = self._capsule, self._lifeline
+        if capsule is None or lifeline is None or self._no_agent or self._sock.fileno() < 0:
+            return False
+        try:
+            return not lifeline.is_watched and capsule.fence is not Fence.MIGRATED
+        except ValueError:  # another thread is closing it
+            return False
+
+    def attach_again(self, channel: socket.socket) -> None:
+        """Tell another agent of it; OSError when that does not read."""
+        capsule, lifeline = self._capsule, self._lifeline
+        assert capsule is not None and lifeline is not None
+        watched, held = os.pipe()
+        try:
+            local.send(channel, {"op": "attach", "again": True}, [self._sock.fileno(), capsule.fd, watched])
+        except OSError:
+            os.close(held)
+            raise
+        finally:
+            os.close(watched)
+        lifeline.replace(held)
+        if self._sock.fileno() < 0:
+            # Another thread has closed the connection meanwhile.
+            lifeline.close()
+
+    def refused(self) -> None:
+        """The agent will not have it: it stays where it is."""
+        self._no_agent = True
+        if self._capsule is not None and self._capsule.fence is Fence.FENCED:
+            # Nobody will ever say what became of it.
+            self._capsule.fence = Fence.MIGRATED
+
     # -- the fence
 
     def _try(self, operation: Callable[[], _T]) -> _T:
@@ -260,14 +303,22 @@ class Connection:
         raise Fenced
 
     def _attempt(self, operation: Callable[[], _T], events: int) -> _T:
-        deadline = None if self._timeout is None else time.monotonic() + self._timeout
+        now = time.monotonic()
+        deadline = None if self._timeout is None else now + self._timeout
+        pause = FENCED_FIRST
+        if self._lifeline is not None and now >= self._look_at:
+            # Who never waits is never woken.
+            self._look_at = now + LOOK_EVERY
+            self._look_for_agent()
         while True:
             try:
                 return self._try(operation)
             except Fenced:
                 if self._timeout == 0:
+                    self._look_for_agent()
                     raise
-                self._poll(0, deadline, FENCED_POLL)
+                self._poll(0, deadline, pause)
+                pause = min(2 * pause, FENCED_POLL)
             except BlockingIOError:
                 if self._timeout == 0:
                     raise
@@ -280,7 +331,22 @@ class Connection:
         waits = [seconds for seconds in (left, at_most) if seconds is not None]
         poll = select.poll()
         poll.register(self._sock, events)
-        poll.poll(min(waits) * 1000 if waits else None)
+        lifeline = -1
+        if self._unwatched and self._look_for_agent():
+            waits.append(max(_reattaching.left(), FENCED_POLL))
+        elif self._lifeline is not None and not self._no_agent:
+            # It wakes us when the agent ends, for nobody but this thread may be there to look for another.
+            lifeline = self._lifeline.fileno()
+            poll.register(lifeline, 0)
+        ready = poll.poll(min(waits) * 1000 if waits else None)
+        self._unwatched |= any(fd == lifeline for fd, _ in ready)
+
+    def _look_for_agent(self) -> bool:
+        """Try to find another if there is none; whether that goes on."""
+        if self.is_lost:
+            reattach()
+        self._unwatched = self.is_lost
+        return self._unwatched
 
     def _wait_for_outcome(self) -> None:
         """Return when the fence is open again; ConnectionMigrated when it never will be."""
@@ -289,152 +355,32 @@ class Connection:
                 return self._check_fence()
             except Fenced:
                 if self._timeout == 0:
+                    self._look_for_agent()
                     raise
                 self._poll(0, None, FENCED_POLL)
 
 
-class Listener:
-    """A listening socket whose `accept` also returns connections that have moved here."""
-
-    def __init__(self, sock: socket.socket, channel: socket.socket | None, log_size: int, state_max: int) -> None:
-        self._sock = sock
-        self._channel = channel
-        self._log_size = log_size
-        self._state_max = state_max
-        self._epoll = select.epoll()
-        self._epoll.register(sock, select.EPOLLIN)
-        if channel is not None:
-            self._epoll.register(channel, select.EPOLLIN)
-
-    def accept(self) -> Connection:
-        """Wait for the next connection, new or moved here."""
-        while True:
-            self._epoll.poll()
-            with contextlib.suppress(BlockingIOError):
-                return self.accept_nowait()
-
-    def accept_nowait(self) -> Connection:
-        """The next connection; BlockingIOError when there is none. `fileno` becomes readable when there is."""
-        if self._channel is not None:
-            with contextlib.suppress(BlockingIOError):
-                return self._imported(self._channel)
-        sock, peer = self._sock.accept()
-        ends = (_end(sock.getsockname()), _end(peer))
-        if self._channel is None or not asked_for_mtcp(sock):
-            return Connection(sock, ends)
-        capsule = Capsule.create(self._log_size, self._state_max)
-        watched, held = os.pipe()
-        lifeline = Lifeline(held)
-        try:
-            local.send(self._channel, {"op": "attach"}, [sock.fileno(), capsule.fd, watched])
-        except OSError:
-            capsule.close()
-            lifeline.close()
-            return Connection(sock, ends)
-        finally:
-            os.close(watched)
-        return Connection(sock, ends, capsule, lifeline)
-
-    def _imported(self, channel: socket.socket) -> Connection:
-        try:
-            message, fds = local.receive(channel, IMPORT_MAX)
-        except (EOFError, ConnectionError):
-            # The agent is gone. New connections are plain TCP.
-            self._epoll.unregister(channel)
-            self._channel = None
-            raise BlockingIOError from None
-        if message.get("op") != "import":
-            # The answer to an attach that was refused: that connection stays where it is.
-            raise BlockingIOError
-        # Opened anew, so that its lock is this process's own.
-        capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
-        os.close(fds[1])
-        local_end, peer = message["local"], message["remote"]
-        ends = ((local_end[0], local_end[1]), (peer[0], peer[1]))
-        return Connection(socket.socket(fileno=fds[0]), ends, capsule, Lifeline(fds[2]), moved=True)
-
-    def fileno(self) -> int:
-        """Readable when `accept_nowait` has something."""
-        return self._epoll.fileno()
-
-    def getsockname(self) -> tuple[str, int]:
-        return self._sock.getsockname()[:2]  # type: ignore[no-any-return]
-
-    def close(self) -> None:
-        """Take no more connections, in this process. Those accepted live on."""
-        self._epoll.close()
-        if self._channel is not None:
-            self._channel.close()
-        self._sock.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.close()
+def reattach() -> bool:
+    """Bring connections that have no agent to the one that runs, if it is time; whether nothing is left to do."""
+    return _reattaching.attempt(_all_open())
 
 
-def listen(
-    address: tuple[str, int],
-    *,
-    backlog: int = 128,
-    log_size: int = LOG_SIZE,
-    state_max: int = STATE_MAX,
-    migratable: bool = True,
-) -> Listener:
-    """Listen on `address`, a host ("" for all, of IPv4 and IPv6) and a port.
-
-    `log_size` bounds what an application may read between two calls of export_state and still be moved, `state_max`
-    its state, both in bytes. With `migratable` false this is plain TCP. MtcpError when no agent runs on this host;
-    OSError when the port is taken.
-    """
-    both = not address[0] and socket.has_dualstack_ipv6()
-    sock = socket.socket(socket.AF_INET6 if both or ":" in address[0] else socket.AF_INET)
-    try:
-        if both:
-            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        sock.bind(address)
-        channel = None
-        if migratable:
-            sock.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-            channel = _announce(sock.getsockname()[1], log_size, state_max)
-        sock.listen(backlog)
-        sock.setblocking(False)
-    except BaseException:
-        sock.close()
-        raise
-    return Listener(sock, channel, log_size, state_max)
-
-
-def _end(address: tuple[str, int]) -> tuple[str, int]:
-    """An address of IPv4 as such, whatever the socket is."""
-    return address[0].removeprefix("::ffff:"), address[1]
-
-
-def _announce(port: int, log_size: int, state_max: int) -> socket.socket:
-    """Tell the agent, before the first client can come, that connections to `port` are migratable."""
-    channel = local.connect()
-    local.send(channel, {"op": "listen", "port": port, "log_size": log_size, "state_max": state_max})
-    try:
-        answer, _ = local.receive(channel)
-    except EOFError as e:
-        raise MtcpError("the agent of this host refused us; see its log") from e
-    if "error" in answer:
-        raise MtcpError(str(answer["error"]))
-    channel.setblocking(False)
-    return channel
+def _all_open() -> list[Connection]:
+    while True:
+        with contextlib.suppress(RuntimeError):  # another thread has added one
+            return list(_open)
 
 
 @atexit.register
 def _close_all() -> None:
     """A process that ends in good order closes its connections, as the kernel does for plain sockets."""
-    for connection in list(_open):
+    for connection in _all_open():
         connection.close()
 
 
 def _after_fork() -> None:
-    for connection in list(_open):
+    _reattaching.after_fork()
+    for connection in _all_open():
         if connection._lifeline is not None and connection.fileno() >= 0:
             connection._lifeline.forked()
 

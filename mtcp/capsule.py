@@ -2,9 +2,10 @@
 
     0        header: fence, current slot, stream offsets
     128      two slot headers: length of the state, and where in the two streams it belongs
+    256      the agent's: what another agent of this host must know to go on when this one has ended
     4096     slot 0 | slot 1 | read log (a ring: the byte with stream offset o lies at o mod its size)
 
-The library writes, the agent reads; only the fence goes the other way. The agent never waits for
+The library writes, the agent reads; only the fence and the agent's part go the other way. The agent never waits for
 a lock that an application holds: it sets the fence first and reads the current slot then, while the library flips the
 slot first and looks at the fence then, so either the agent ships an export or the export waits for the outcome.
 """
@@ -21,6 +22,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import NamedTuple
+
+from mtcp.address import Endpoint, unpack_ip
 
 MAGIC = b"MTCPCAPS"
 VERSION = 1
@@ -32,6 +36,11 @@ _HEADER_END = 4096
 _HEAD = struct.Struct("=8sI12xII")
 _SLOT = struct.Struct("=IIQQ")
 _SLOT_AT = (128, 160)
+_RECORD_VERSION = 1
+_RECORD_AT, _RECORD = 264, struct.Struct("=8sIIIIq")
+_HANDOVER_AT, _HANDOVER = 320, struct.Struct("=IIHB1x16s8s")
+CLIENT_ENDED, TO_END = 1, 2
+"""Of a connection taken: another server had the client's FIN; ours follows what is parked."""
 _OPEN = bytes(4)
 _LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
 _UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
@@ -55,6 +64,41 @@ class Snapshot:
     snd_offset: int
     ended: bool = False
     """Whether the application had ended its output."""
+
+
+class Origins(NamedTuple):
+    """Where the streams' offsets, the socket's counters and sequence numbers meet."""
+
+    rcv: int
+    """Sequence number of the client's byte with offset 0; the socket counts from it as well."""
+    snd: int
+    """Sequence number of our byte with offset 0."""
+    snd_start: int
+    """The first sequence number that this socket sends."""
+    snd_start_offset: int
+    """Its offset: not 0, and perhaps negative, in a socket that was restored."""
+
+
+@dataclass(frozen=True)
+class Record:
+    """What the agent knows of the connection as long as its socket lives."""
+
+    key: bytes
+    origins: Origins
+    moves: int
+    """How often it had moved when it came here."""
+
+
+@dataclass(frozen=True)
+class Handover:
+    """A move that is not decided: the connection is fenced for `server`, or was taken from it."""
+
+    server: Endpoint
+    attempt: int
+    rcv_nxt: int
+    """The client's, as it was told with the attempt."""
+    tag: bytes
+    """The MAC of the client's MIGRATE."""
 
 
 class CapsuleError(ValueError):
@@ -86,7 +130,8 @@ class _Field:
     """An integer of the header at a fixed offset."""
 
     def __init__(self, offset: int, code: str) -> None:
-        self._offset, self._layout = offset, struct.Struct("=" + code)
+        # The machine's own format: one store, so that whoever dies has written all of it or nothing.
+        self._offset, self._layout = offset, struct.Struct("@" + code)
 
     def __get__(self, capsule: Capsule, owner: type) -> int:
         value: int = self._layout.unpack_from(capsule.memory, self._offset)[0]
@@ -108,6 +153,14 @@ class Capsule:
     """Stream offset of the next byte that it writes into the kernel."""
     swallow = _Field(48, "Q")
     """Bytes of its next output that the client has already: not to be written."""
+    _recorded = _Field(256, "I")
+    attempt = _Field(260, "I")
+    """The last attempt to move that is decided, one way or the other."""
+    taken = _Field(308, "I")
+    """1: the handover is one to this server, and the client has not been heard yet."""
+    _parked = _Field(312, "Q")
+    ends = _Field(356, "I")
+    """Bits: CLIENT_ENDED, TO_END."""
     ended = _Field(56, "I")
     """1: the application has ended its output."""
 
@@ -141,11 +194,66 @@ class Capsule:
 
     @property
     def fence(self) -> Fence:
-        return Fence(self._fence)
+        """CapsuleError when the application has written something else there."""
+        try:
+            return Fence(self._fence)
+        except ValueError:
+            raise CapsuleError(f"fence {self._fence} is none of 0, 1 and 2") from None
 
     @fence.setter
     def fence(self, value: Fence) -> None:
         self._fence = value
+
+    # -- the agent's
+
+    @property
+    def record(self) -> Record | None:
+        """None until the agent has attached the connection; CapsuleError when it is of another version."""
+        if not self._recorded:
+            return None
+        if self._recorded != _RECORD_VERSION:
+            raise CapsuleError(f"the capsule's record is of version {self._recorded}, this is {_RECORD_VERSION}")
+        key, rcv, snd, snd_start, moves, snd_start_offset = _RECORD.unpack_from(self.memory, _RECORD_AT)
+        return Record(key, Origins(rcv, snd, snd_start, snd_start_offset), moves)
+
+    @record.setter
+    def record(self, value: Record | None) -> None:
+        assert value is not None
+        o = value.origins
+        _RECORD.pack_into(
+            self.memory, _RECORD_AT, value.key, o.rcv, o.snd, o.snd_start, value.moves, o.snd_start_offset
+        )
+        self._recorded = _RECORD_VERSION
+
+    @property
+    def handover(self) -> Handover:
+        """The last that was written; it means something while the fence is not OPEN, or `taken` is set.
+
+        CapsuleError when it names no server.
+        """
+        attempt, rcv_nxt, port, length, packed, tag = _HANDOVER.unpack_from(self.memory, _HANDOVER_AT)
+        if length not in (4, 16) or not port:
+            raise CapsuleError("the capsule names no server to which, or from which, the connection moves")
+        return Handover(Endpoint(unpack_ip(packed[:length]), port), attempt, rcv_nxt, tag)
+
+    @handover.setter
+    def handover(self, value: Handover) -> None:
+        packed = value.server.packed
+        numbers = value.attempt, value.rcv_nxt, value.server.port, len(packed)
+        _HANDOVER.pack_into(self.memory, _HANDOVER_AT, *numbers, packed, value.tag)
+
+    def park(self, data: bytes) -> None:
+        """Keep in the unused log what the socket is to send first, until the fence opens; CapsuleError: too much."""
+        if len(data) > self.log_size:
+            raise CapsuleError(f"{len(data)} bytes do not fit into a log of {self.log_size}")
+        self.memory[self._log_at : self._log_at + len(data)] = data
+        self._parked = len(data)
+
+    def parked(self) -> bytes:
+        """What `park` has kept; CapsuleError when its length is impossible."""
+        if self._parked > self.log_size:
+            raise CapsuleError(f"{self._parked} parked bytes in a log of {self.log_size}")
+        return self.memory[self._log_at : self._log_at + self._parked]
 
     @property
     def is_open(self) -> bool:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import select
 from collections.abc import Callable
 
 _FORKED, _CLOSED = b"+", b"-"
@@ -27,6 +28,24 @@ class Lifeline:
         """This process has it from its parent, which has it as well."""
         self._say(_FORKED)
 
+    def fileno(self) -> int:
+        """poll(2) reports an error when no agent watches: it has ended, or let go of the connection."""
+        return self._file.fileno()
+
+    @property
+    def is_watched(self) -> bool:
+        poll = select.poll()
+        try:
+            poll.register(self._file, 0)
+        except ValueError:  # closed
+            return True
+        return not poll.poll(0)
+
+    def replace(self, fd: int) -> None:
+        """Owns `fd`, to another agent, from now on."""
+        before, self._file = self._file, open(fd, "wb", buffering=0)  # noqa: SIM115
+        before.close()
+
     def close(self) -> None:
         """This process has closed the connection."""
         if not self._file.closed:
@@ -39,7 +58,7 @@ class Lifeline:
 
     def _say(self, word: bytes) -> None:
         # The agent may have ended, or know that the connection has left.
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):
             self._file.write(word)
 
 
@@ -53,6 +72,11 @@ class Watch:
         self._on_end = on_end
         self._holders = 1
         asyncio.get_running_loop().add_reader(fd, self._readable)
+
+    @property
+    def is_open(self) -> bool:
+        """Whether a process still has the connection."""
+        return self._fd >= 0
 
     def close(self) -> None:
         """Watch no longer."""

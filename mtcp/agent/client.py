@@ -50,6 +50,7 @@ class ClientConnection:
 
     def __init__(self, entry: Entry, side: ClientSide) -> None:
         self.index = entry.index
+        self.cookie = entry.cookie
         self.four_tuple = entry.four_tuple
         self.known = KnownServers(entry.key)
         self.role = ClientRole(entry.four_tuple, entry.key, entry.current, self)
@@ -71,7 +72,12 @@ class ClientConnection:
         now = time.monotonic()
         if self._policy.interval is not None:
             self.observe_at = now + self._policy.interval
-        self.role.recover(entry.next, entry.attempt, now)
+        self.role.attempt = entry.attempt
+
+    def recover(self, now: float) -> None:
+        """Go on for an agent that has ended: its moves are withdrawn unless they have committed."""
+        self.known.ask(now)
+        self.role.recover(self._begun.next, self._begun.attempt, now)
 
     def migrate(self, server: Endpoint, initiator: str, report: Report) -> None:
         """Start a move; LocalProtocolError when that cannot be now. `initiator`: who wants it, for the log."""
@@ -188,8 +194,10 @@ class ClientSide:
         self._unswept: list[ClientConnection] = []
         self._by_index: dict[int, ClientConnection] = {}
         self._by_ends: dict[tuple[Endpoint, Endpoint], ClientConnection] = {}
+        # What has happened before is in the entries.
+        datapath.events()
         for entry in datapath.entries():
-            self._add(entry)
+            self._recover(entry, time.monotonic())
 
     def connections(self) -> list[ClientConnection]:
         """Those whose sockets are open."""
@@ -220,10 +228,12 @@ class ClientSide:
                 log.info("%s of entry %d: %s", event.kind.name, event.index, error)
 
     def _on_event(self, event: Event, now: float) -> None:
-        if event.kind is EventKind.ESTABLISHED:
-            self._add(self.datapath.entry(event.index))
-            return
         connection = self._by_index.get(event.index)
+        if event.kind is EventKind.ESTABLISHED:
+            entry = self.datapath.entry(event.index)
+            if connection is None or connection.cookie != entry.cookie:
+                self._add(entry)
+            return
         if connection is None or connection.role.state is Client.GONE:
             return
         if event.kind is EventKind.COMMITTED:
@@ -248,12 +258,28 @@ class ClientSide:
         self.events.emit("closed", connection=connection.four_tuple.local)
         connection.role.closed(now)
 
-    def _add(self, entry: Entry) -> None:
+    def _recover(self, entry: Entry, now: float) -> None:
+        """An entry that an agent which has ended left."""
+        if entry.stale:
+            self.datapath.remove(entry)
+            return
+        connection = self._add(entry)
+        # Servers that had it, or were to have it, may still ask what became of that.
+        for server in self.datapath.servers(entry):
+            self._by_ends.setdefault((entry.four_tuple.local, server), connection)
+        connection.recover(now)
+        if entry.closed:
+            self._closed(connection, now)
+            if not entry.moved:
+                self._remove(connection)
+
+    def _add(self, entry: Entry) -> ClientConnection:
         connection = ClientConnection(entry, self)
         self._by_index[entry.index] = connection
         for server in (entry.four_tuple.remote, entry.current):
             self._by_ends[entry.four_tuple.local, server] = connection
         self.events.emit("established", connection=entry.four_tuple.local, server=entry.four_tuple.remote)
+        return connection
 
     def on_segment(self, segment: Segment, now: float) -> None:
         """A control segment FOR_CLIENTS."""
@@ -278,6 +304,9 @@ class ClientSide:
             connection.role.on_timer(now)
             if connection.observe_at is not None and now >= connection.observe_at:
                 connection.observe(now)
+            question = connection.known.due(now)
+            if question is not None:
+                connection.send(connection.role.current, question)
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_EVERY
             self._sweep()
@@ -309,7 +338,8 @@ class ClientSide:
     def deadlines(self) -> Iterator[float]:
         """When roles want to be woken."""
         for connection in self._by_index.values():
-            for deadline in (connection.role.deadline, connection.confirm_at, connection.observe_at):
+            times = connection.role.deadline, connection.confirm_at, connection.observe_at, connection.known.deadline
+            for deadline in times:
                 if deadline is not None:
                     yield deadline
 

@@ -153,7 +153,7 @@ class Agent:
     def on_message(self, channel: Channel, message: Message, fds: list[int]) -> None:
         match message["op"]:
             case "attach":
-                self._as_server().attach(channel, fds)
+                self._as_server().attach(channel, fds, bool(message.get("again")))
                 self._reschedule()
             case "listen":
                 channel.log_size = _size(message, "log_size", channel.log_size, least=1)

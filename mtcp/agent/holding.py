@@ -6,12 +6,11 @@ import logging
 import socket
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from mtcp import seq
 from mtcp.address import Endpoint
-from mtcp.agent.local import Channel
-from mtcp.capsule import Capsule, CapsuleError, Fence, TooLarge
+from mtcp.capsule import CLIENT_ENDED, Capsule, CapsuleError, Fence, Handover, TooLarge
 from mtcp.errors import Reason
 from mtcp.lifeline import Watch
 from mtcp.linux import tcp_repair
@@ -22,7 +21,7 @@ from mtcp.roles.server_list import Announcement
 from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, compose
 from mtcp.states import OldServer
 from mtcp.wire.frames import MAX_BODY, Frame
-from mtcp.wire.options import AnyOption, HintReason
+from mtcp.wire.options import AbortAck, AnyOption, HintReason
 
 if TYPE_CHECKING:
     from mtcp.agent.server import ServerSide
@@ -36,56 +35,57 @@ TOMBSTONE = 60.0
 """Seconds for which a role that has ended answers repeated messages."""
 
 
-class Origins(NamedTuple):
-    """Where the streams' offsets, the socket's counters and sequence numbers meet."""
-
-    rcv: int
-    """Sequence number of the client's byte with offset 0; the socket counts from it as well."""
-    snd: int
-    """Sequence number of our byte with offset 0."""
-    snd_start: int
-    """The first sequence number that this socket sends."""
-    snd_start_offset: int
-    """Its offset: not 0, and perhaps negative, in a socket that was restored."""
-
-
 class ServerConnection:
     """A connection that this server has; the port of its old-server role."""
 
-    def __init__(
-        self,
-        side: ServerSide,
-        sock: socket.socket,
-        capsule: Capsule,
-        lifeline: int,
-        channel: Channel | None,
-        origins: Origins,
-        key: bytes,
-        attempt: int = 0,
-        moves: int = 0,
-        ended_by_client: bool = False,
-    ) -> None:
-        """Owns `sock`, `capsule` and `lifeline`, the end that tells when the application has gone."""
+    def __init__(self, side: ServerSide, sock: socket.socket, capsule: Capsule, lifeline: int, pid: int) -> None:
+        """Owns `sock`, `capsule`, whose record has been written, and `lifeline`, which tells when `pid` has gone.
+
+        CapsuleError when the record is not one.
+        """
+        record = capsule.record
+        if record is None:
+            raise CapsuleError("the agent has not recorded this connection")
         self.four_tuple = tcp_repair.four_tuple_of(sock)
-        self.role = OldServerRole(self.four_tuple, key, attempt, self)
-        self.channel = channel
+        self.role = OldServerRole(self.four_tuple, record.key, capsule.attempt, self)
+        self.pid = pid
+        """The process that attached it last."""
         self.ends_at: float | None = None
         """When to forget it; None while it lives."""
         self.orphaned_until: float | None = None
         """When to close it, because its application died; None while that lives."""
-        self.moves = moves
+        self.moves = record.moves
         self.announcement: Announcement | None = None
-        self.hints = HintSender(key, attempt)
+        self.hints = HintSender(record.key, capsule.attempt)
         self._side = side
         self._sock = sock
         self._capsule = capsule
-        self._origins = origins
-        self._lifeline = Watch(lifeline, self._on_application_gone)
+        # Read once: the application may write there, too.
+        self._origins = record.origins
+        self._watches: list[Watch] = []
+        self._orderly = True
         self._closed_by_application = False
-        self._fin_due = ended_by_client
+        self._fenced_for = capsule.attempt
+        self._fin_due = bool(capsule.ends & CLIENT_ENDED)
         """The client's FIN went to another server, and this kernel has still to be told of it."""
-        self._injected = 0
         self._heard = False
+        self._injected = int(self._fin_due and tcp_repair.counters(sock).fin_received)
+        self.watch(lifeline, pid)
+
+    def has(self, capsule: Capsule) -> bool:
+        """Whether this is the connection with that capsule, and the agent holds it."""
+        return self._sock.fileno() >= 0 and self._capsule.id == capsule.id
+
+    def watch(self, lifeline: int, pid: int) -> None:
+        """Process `pid` has it as well, with a lifeline of its own, which this owns from now on."""
+        self._watches.append(Watch(lifeline, self._on_process_gone))
+        self.pid = pid
+        self.orphaned_until = None
+
+    def unwatch(self) -> None:
+        """Take note of no process any more."""
+        for watch in self._watches:
+            watch.close()
 
     def announce(self, now: float) -> None:
         """Tell the client where else this connection may go."""
@@ -109,6 +109,11 @@ class ServerConnection:
             self._heard = tcp_repair.segments_heard(self._sock) > self._injected
         return self._heard
 
+    def committed(self) -> None:
+        """The client has: this server has the connection for good."""
+        if self.ends_at is None:
+            self._capsule.taken = 0
+
     def end_for_client(self, fin: Segment) -> None:
         """Give the kernel the FIN that another server had from the client."""
         self._fin_due = self._sock.fileno() >= 0 and not tcp_repair.counters(self._sock).fin_received
@@ -123,6 +128,13 @@ class ServerConnection:
             if deadline is not None:
                 yield deadline
 
+    def repeat_fin(self) -> None:
+        """After a restart of the agent: give the kernel the client's FIN, if it still lacks that."""
+        if self._fin_due:
+            at = tcp_repair.clients_next(self._sock, self._origins)
+            flags = TcpFlags.FIN | TcpFlags.ACK
+            self.end_for_client(Segment(self.four_tuple.reversed, at[0], at[1], flags, at[2]))
+
     def on_timer(self, now: float) -> None:
         """Repeat what is due."""
         for segment in self.announcement.due(now) if self.announcement is not None else []:
@@ -134,14 +146,22 @@ class ServerConnection:
             self.orphaned_until = None
             self.application_closed(now)
 
-    def _on_application_gone(self, orderly: bool) -> None:
-        """No process has it any more; unless `orderly`, one died with it, and it stays for a while and may move."""
-        if self.ends_at is not None:
+    def _on_process_gone(self, orderly: bool) -> None:
+        """No process has a lifeline any more; unless `orderly`, one died with it.
+
+        When it was the last, and one died, the connection stays for a while and may move.
+        """
+        self._orderly &= orderly
+        if self.ends_at is not None or self.has_application:
             return
-        if orderly:
+        if self._orderly:
             self.application_closed(time.monotonic())
         else:
             self.orphaned_until = time.monotonic() + ORPHAN_LEASE
+
+    @property
+    def has_application(self) -> bool:
+        return any(watch.is_open for watch in self._watches)
 
     def application_closed(self, now: float) -> None:
         """The application has closed it, or the lease of its death is over."""
@@ -154,14 +174,36 @@ class ServerConnection:
     def release(self) -> None:
         """Close the agent's own descriptors."""
         self.heard_from_client()  # for the last time: its ACK3 may be lost
-        self._lifeline.close()
+        self.unwatch()
         tcp_repair.close(self._sock)
         self._capsule.close()
+
+    # -- after a restart of the agent
+
+    def recover(self, now: float) -> None:
+        """Go on where another agent of this host has ended; CapsuleError when the capsule does not say where."""
+        capsule = self._capsule
+        if capsule.fence is Fence.FENCED and tcp_repair.is_deaf(self._sock):
+            handover = capsule.handover
+            tcp_repair.stay_frozen(self._sock)
+            self._fenced_for = self.role.attempt = handover.attempt
+            self.role.recover(handover.server, handover.tag, now)
+        else:
+            # Deaf first and deaf last: nobody has been told anything, or the outcome was known.
+            if tcp_repair.is_deaf(self._sock) or tcp_repair.is_frozen(self._sock):
+                tcp_repair.thaw(self._sock)
+            capsule.fence = Fence.OPEN
 
     # -- OldServerPort
 
     def fence_and_dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
-        self._capsule.fence = Fence.FENCED
+        if self._capsule.is_open:
+            # First what another agent will ask about: without the fence it means nothing.
+            assert self.role.new_server is not None
+            self._capsule.taken = 0
+            self._capsule.handover = Handover(self.role.new_server, attempt, client_rcv_nxt, self.role.tag)
+            self._capsule.fence = Fence.FENCED
+            self._fenced_for = attempt
         self._side.event("fenced", self, attempt)
         try:
             reply = self._dump(client_rcv_nxt, attempt)
@@ -212,6 +254,8 @@ class ServerConnection:
         return reply
 
     def resume(self) -> None:
+        # Before the fence opens: a request of this attempt that is still on its way must not be taken for a new one.
+        self._capsule.attempt = self._fenced_for
         try:
             tcp_repair.thaw(self._sock)
         finally:
@@ -240,5 +284,8 @@ class ServerConnection:
         self._side.event(f"{frame.type.name.lower()}_sent", self, self.role.attempt)
 
     def send(self, option: AnyOption) -> None:
+        if isinstance(option, AbortAck) and self.role.state is OldServer.ESTABLISHED:
+            # What is confirmed the next agent must know as well.
+            self._capsule.attempt = self.role.attempt
         # The kernel's numbers are not to be had without repair mode, and nobody reads them in a control segment.
         self._side.send(Segment(self.four_tuple, 0, 0, TcpFlags.ACK, 0, option))

@@ -25,9 +25,10 @@ MAX_FDS = 3
 Message = dict[str, Any]
 
 
-def connect() -> socket.socket:
-    """A blocking connection to this host's agent; MtcpError when there is none."""
+def connect(blocking: bool = True) -> socket.socket:
+    """A connection to this host's agent; MtcpError when there is none, or, not `blocking`, none that takes it now."""
     sock = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    sock.setblocking(blocking)
     try:
         sock.connect(ADDRESS)
     except OSError:

@@ -4,23 +4,19 @@ from __future__ import annotations
 
 import logging
 import os
-import socket
-import stat
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from typing import Any
 
 from mtcp.address import Endpoint, FourTuple
+from mtcp.agent.attaching import attach
 from mtcp.agent.control import ControlConnection, ControlNetwork
 from mtcp.agent.draining import Drain, Report
 from mtcp.agent.events import EventLog
-from mtcp.agent.holding import Origins, ServerConnection
+from mtcp.agent.holding import ServerConnection
 from mtcp.agent.local import Channel
 from mtcp.agent.taking import Taking
-from mtcp.capsule import Capsule, CapsuleError
 from mtcp.errors import MtcpError, NotMigratable, Reason, RemoteProtocolError
-from mtcp.linux import tcp_repair
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments, Segment
 from mtcp.pool import Pool, Server
@@ -31,6 +27,9 @@ from mtcp.wire.options import Ack3, AddServersAck, AnyOption, HintAck, HintReaso
 log = logging.getLogger(__name__)
 MAX_PENDING, MAX_PENDING_OF_CLIENT = 1024, 64
 """Attempts of which the old server has not said yet that they are genuine: in all, and of one client address."""
+
+SETTLING = 3.0
+"""Seconds within which applications have come back to an agent that has begun anew (mtcp.reattaching)."""
 
 
 class ServerSide:
@@ -47,6 +46,7 @@ class ServerSide:
         self.datapath = datapath
         self._segments = segments
         self._events = events
+        self._settled_at = time.monotonic() + SETTLING
         self._listeners: dict[int, list[Channel]] = {}
         self._connections: dict[FourTuple, ServerConnection] = {}
         self._takings: dict[bytes, Taking] = {}
@@ -81,8 +81,15 @@ class ServerSide:
         if connection is not None and connection.role.state is OldServer.FENCED:
             connection.role.came_back(taking.role.attempt, now)
 
+    def connection(self, four_tuple: FourTuple) -> ServerConnection | None:
+        """What is known under this name."""
+        return self._connections.get(four_tuple)
+
     def add(self, connection: ServerConnection) -> None:
         self._connections[connection.four_tuple] = connection
+
+    def add_taking(self, taking: Taking) -> None:
+        self._takings[taking.role.tag] = taking
 
     # -- applications
 
@@ -101,32 +108,21 @@ class ServerSide:
             self._listeners.pop(port, None)
             self.datapath.unlisten(port)
 
-    def attach(self, channel: Channel, fds: list[int]) -> None:
-        """`channel` has accepted a connection: its socket, capsule and lifeline, of which this keeps duplicates.
-
-        NotMigratable says why it stays plain TCP.
-        """
-        with ExitStack() as undo:
-            sock, capsule, lifeline = _duplicates(fds, undo)
-            four_tuple = tcp_repair.four_tuple_of(sock)
-            accepted = self.datapath.accepted(four_tuple)
-            if accepted is None:
-                raise NotMigratable(f"{four_tuple}: its client did not ask for M-TCP")
-            undo.pop_all()
-        self.datapath.forget(four_tuple)
-        origins = Origins(accepted.rcv_nxt, accepted.snd_nxt, accepted.snd_nxt, 0)
-        connection = ServerConnection(self, sock, capsule, lifeline, channel, origins, accepted.key)
-        self.add(connection)
-        connection.announce(time.monotonic())
-        self.event("attached", connection, 0)
+    def attach(self, channel: Channel, fds: list[int], again: bool) -> None:
+        """`channel` has accepted a connection, or had it when another agent of this host ended; NotMigratable."""
+        try:
+            attach(self, channel.pid, fds, again)
+        except NotMigratable as error:
+            if not again:
+                raise
+            capsule = os.fstat(fds[1]).st_ino if len(fds) > 1 else 0
+            log.warning("%s", error)
+            channel.send({"op": "refused", "capsule": capsule, "error": str(error)})
 
     def on_channel_closed(self, channel: Channel) -> None:
         """A process listens no longer."""
         for port in [port for port, channels in self._listeners.items() if channel in channels]:
             self.unlisten(channel, port)
-        for connection in self._connections.values():
-            if connection.channel is channel:
-                connection.channel = None
 
     # -- the network
 
@@ -141,7 +137,7 @@ class ServerSide:
             case AddServersAck():
                 connection = self._connections.get(segment.four_tuple)
                 if connection is not None and connection.announcement is not None:
-                    connection.announcement.confirm(option)
+                    connection.announcement.confirm(option, now)
             case HintAck():
                 connection = self._connections.get(segment.four_tuple)
                 if connection is not None:
@@ -167,6 +163,8 @@ class ServerSide:
     def _on_migrate(self, segment: Segment, migrate: Migrate, now: float) -> None:
         taking = self._takings.get(migrate.mac)
         if taking is None:
+            if self._is_settling(now) and self.application_for(segment.four_tuple.local.port) is None:
+                return
             self._make_room(segment.four_tuple.remote.ip)
             taking = self._takings[migrate.mac] = Taking(self, segment, migrate)
             self.event("migrate_received", taking, migrate.attempt)
@@ -174,9 +172,13 @@ class ServerSide:
             raise RemoteProtocolError("MIGRATE with the MAC of another attempt; dropped")
         taking.role.on_migrate_syn(now)
 
+    def _is_settling(self, now: float) -> bool:
+        """Whether this agent has begun just now: what it does not know may still come. Whoever asks repeats."""
+        return now < self._settled_at
+
     def _make_room(self, client_ip: str) -> None:
         """Bound what unauthenticated MIGRATEs can occupy: RemoteProtocolError when it is too much already."""
-        pending = [t for t in self._takings.values() if t.role.reply is None]
+        pending = [t for t in self._takings.values() if t.role.key is None]
         of_client = [t for t in pending if t.four_tuple.remote.ip == client_ip]
         crowd = pending if len(pending) >= MAX_PENDING else of_client
         if len(crowd) < MAX_PENDING_OF_CLIENT:
@@ -212,6 +214,8 @@ class ServerSide:
 
     def _on_request(self, request: StateRequest, now: float) -> None:
         connection = self._connections.get(request.old)
+        if connection is None and self._is_settling(now):
+            return
         if connection is None:
             reject = StateReject(request.old, request.attempt, request.mac, Reason.UNKNOWN_CONNECTION)
             self.send_frame(request.new.local, reject)
@@ -293,7 +297,7 @@ class ServerSide:
                 "server": str(c.four_tuple.local),
                 "state": c.role.state.name,
                 "moves": c.moves,
-                "application": c.channel.pid if c.channel else None,
+                "application": c.pid if c.has_application else None,
             }
             for c in self._connections.values()
             if c.role.state in (OldServer.ESTABLISHED, OldServer.FENCED)
@@ -306,23 +310,3 @@ class ServerSide:
             "draining": "yes" if self.drain is not None else "no",
             "pending_attempts": sum(taking.role.reply is None for taking in self._takings.values()),
         }
-
-
-def _duplicates(fds: list[int], undo: ExitStack) -> tuple[socket.socket, Capsule, int]:
-    """What an application attaches: an accepted TCP socket, its capsule, a pipe; NotMigratable when it is not that."""
-    if len(fds) != 3:
-        raise NotMigratable("attach needs three descriptors: socket, capsule and lifeline")
-    try:
-        theirs = socket.socket(fileno=fds[0])
-        sock = undo.enter_context(theirs.dup())
-        theirs.detach()
-        # Opened anew: a lock belongs to an open file description, and the application has its own.
-        capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
-        undo.callback(capsule.close)
-    except (CapsuleError, OSError) as error:
-        raise NotMigratable(f"attach: {error}") from error
-    if sock.proto != socket.IPPROTO_TCP or not stat.S_ISFIFO(os.fstat(fds[2]).st_mode):
-        raise NotMigratable("attach needs a TCP socket and the reading end of a pipe")
-    lifeline = os.dup(fds[2])
-    undo.callback(os.close, lifeline)
-    return sock, capsule, lifeline

@@ -163,6 +163,10 @@ class Datapath:
         entry = self.entry(index)
         return None if entry.stale or entry.state == EntryState.FREE else entry
 
+    def servers(self, entry: Entry) -> list[Endpoint]:
+        """All to which the connection was ever to move, also by agents that have ended."""
+        return [layout.tuple_of(key).local for key in self._routes.get(entry.index, ())]
+
     def begin(self, entry: Entry, server: Endpoint, accept_mac: bytes) -> Entry:
         """Silence the current server, hold what goes out, and let `server` commit the move by its ACCEPT.
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from mtcp import seq
 from mtcp.address import Endpoint, FourTuple
+from mtcp.capsule import Origins
 from mtcp.errors import MtcpError, Reason
 from mtcp.snapshot import (
     FIN_RECEIVED,
@@ -124,6 +125,8 @@ def freeze(sock: socket.socket) -> tuple[Counters, bytes]:
     passed the filter just before, and the application may be reading.
     """
     attach_filter(sock, RETURN_0)
+    if is_frozen(sock):  # by an agent that has ended; to look into the queue it must not be
+        _set(sock, TCP_REPAIR, REPAIR_OFF_NO_PROBE)
     while True:
         before, unread = counters(sock), b""
         if before.received > before.read:
@@ -137,9 +140,37 @@ def freeze(sock: socket.socket) -> tuple[Counters, bytes]:
 
 
 def thaw(sock: socket.socket) -> None:
-    """Undo `freeze`. The kernel sends a window probe, to which the client answers with where it is."""
-    sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    """Undo `freeze`, or what there is of it. The kernel sends a window probe, to which the client answers with where it
+    is."""
+    if is_deaf(sock):
+        sock.setsockopt(socket.SOL_SOCKET, SO_DETACH_FILTER, 0)
+    _leave_repair(sock)
+
+
+def is_deaf(sock: socket.socket) -> bool:
+    """Whether the socket has a filter: what `freeze` does first, and `thaw` undoes first."""
+    # With no room for it the kernel says how long the filter is, and no more (sk_get_filter).
+    length = ctypes.c_uint32(0)
+    if _libc.getsockopt(sock.fileno(), socket.SOL_SOCKET, SO_ATTACH_FILTER, None, ctypes.byref(length)):
+        return True  # one that came as an eBPF program has no such length
+    return length.value > 0
+
+
+def is_frozen(sock: socket.socket) -> bool:
+    """Whether the socket is in repair mode."""
+    return bool(_get(sock, TCP_REPAIR))
+
+
+def stay_frozen(sock: socket.socket) -> None:
+    """Into repair mode again, if whoever was freezing the deaf socket has ended before."""
+    if not is_frozen(sock):
+        _set(sock, TCP_REPAIR, REPAIR_ON)
+
+
+def _leave_repair(sock: socket.socket) -> None:
     _set(sock, TCP_REPAIR, REPAIR_OFF)
+    # Repair mode leaves the port unshareable; the application could not listen on it again after a restart.
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
 
 
 def counters(sock: socket.socket) -> Counters:
@@ -310,9 +341,7 @@ def go(sock: socket.socket, write_buffer: bytes) -> None:
 
     Written in repair mode the kernel would take the buffer for sent already and wait for its timer (0.3-0.4 s).
     """
-    _set(sock, TCP_REPAIR, REPAIR_OFF)
-    # Repair mode leaves the port unshareable; the application could not listen on it again after a restart.
-    sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    _leave_repair(sock)
     _write_all(sock, write_buffer, SO_SNDBUFFORCE, socket.SO_SNDBUF)
 
 
@@ -323,16 +352,23 @@ def segments_heard(sock: socket.socket) -> int:
     return segs_in
 
 
-def offered_window(sock: socket.socket, rcv_wscale: int) -> int:
+def offered_window(sock: socket.socket) -> int:
     """The raw window that the kernel believes to have offered (tcpi_rcv_wnd, Linux 6.2); 0 when it does not say."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 240)
-    return min(0xFFFF, struct.unpack_from("=I", info, 232)[0] >> rcv_wscale) if len(info) >= 236 else 0
+    return min(0xFFFF, struct.unpack_from("=I", info, 232)[0] >> (info[6] >> 4)) if len(info) >= 236 else 0
 
 
 def clients_fin(reply: StateReply, client_rcv_nxt: int, client_window: int) -> tuple[int, int, int]:
     """(seq, ack, raw window) of the client's FIN as it would be, had it come to the new server."""
     window = send_window(reply, client_rcv_nxt, client_window) >> reply.tcp_snapshot.snd_wscale
     return seq.add(reply.last_ack_sent, -1), reply.snd_max_seen, min(0xFFFF, window)
+
+
+def clients_next(sock: socket.socket, origins: Origins) -> tuple[int, int, int]:
+    """(seq, ack, raw window) of what would come next from the client, if it had nothing new to say (tcpi_snd_wnd)."""
+    at, info = counters(sock), sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 240)
+    window = struct.unpack_from("=I", info, 228)[0] >> (info[6] & 15)
+    return seq.add(origins.rcv, at.received), seq.add(origins.snd_start, at.acked), min(0xFFFF, window)
 
 
 def advertised(reply: StateReply) -> tuple[int, int, int]:

@@ -10,6 +10,10 @@ class Repetition:
 
     def __init__(self, times: int, now: float) -> None:
         """At most `times` sendings."""
+        self.start(times, now)
+
+    def start(self, times: int, now: float) -> None:
+        """Once more from the beginning."""
         self.deadline: float | None = now
         """When to send next; None: no more."""
         self._left = times

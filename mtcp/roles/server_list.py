@@ -7,12 +7,19 @@ from mtcp.errors import RemoteProtocolError
 from mtcp.roles.repetition import Repetition
 from mtcp.wire.options import AddServers, AddServersAck, is_authentic
 
+NO_LIST = 0
+"""Version of a list that no server tells: the client confirms it when it has none, and would have one."""
+
 
 class KnownServers:
     """The client's copy of the list."""
 
+    TIMES = 20
+
     def __init__(self, key: bytes) -> None:
         self.servers: list[Endpoint] = []
+        self._question: Repetition | None = None
+        """NO_LIST to the server that has the connection, after a restart of the client's agent."""
         self._key = key
         self._teller: Endpoint | None = None
         self._version = 0
@@ -32,7 +39,22 @@ class KnownServers:
             return None
         listed = [server for _, part in sorted(self._parts.items()) for server in part]
         self.servers = [*listed, teller]
+        self._question = None
         return AddServersAck(option.version).signed(self._key)
+
+    def ask(self, now: float) -> None:
+        """From now on `due` has something to send, until there is a list."""
+        self._question = Repetition(self.TIMES, now)
+
+    @property
+    def deadline(self) -> float | None:
+        """When to ask next."""
+        return self._question.deadline if self._question is not None else None
+
+    def due(self, now: float) -> AddServersAck | None:
+        """What to send to the server that has the connection now, if anything; sets the next deadline."""
+        asks = self._question is not None and self._question.is_due(now)
+        return AddServersAck(NO_LIST).signed(self._key) if asks else None
 
 
 class Announcement(Repetition):
@@ -50,9 +72,11 @@ class Announcement(Repetition):
         """What to send now, perhaps nothing; sets the next deadline."""
         return self.segments if self.is_due(now) else []
 
-    def confirm(self, option: AddServersAck) -> None:
-        """The client's answer; RemoteProtocolError when forged."""
+    def confirm(self, option: AddServersAck, now: float) -> None:
+        """The client's answer, or its word that it has no list (NO_LIST); RemoteProtocolError when forged."""
         if not is_authentic(option, self._key):
             raise RemoteProtocolError("ADD_SERVERS_ACK with a wrong MAC; dropped")
         if option.version == self._version:
             self.stop()
+        elif option.version == NO_LIST and self.deadline is None:
+            self.start(self.TIMES, now)

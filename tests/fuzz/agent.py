@@ -56,6 +56,7 @@ def _datapath() -> Mock:
     datapath.entries.return_value = [datapath.entry.return_value]
     datapath.begin.side_effect = ValueError("there is no mapping here")
     datapath.accepted.return_value = None
+    datapath.servers.return_value = []
     datapath.listen.side_effect = struct.Struct("!H").pack
     return datapath
 

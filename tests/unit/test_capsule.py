@@ -15,7 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mtcp import capsule as module
-from mtcp.capsule import Capsule, CapsuleError, Fence, Snapshot
+from mtcp.address import Endpoint
+from mtcp.capsule import Capsule, CapsuleError, Fence, Handover, Origins, Record, Snapshot
 
 pytestmark = pytest.mark.unit
 STATE_MAX = 32
@@ -384,3 +385,48 @@ def test_close_frees_all() -> None:
     for _ in range(3):
         Capsule.create(16, 16).close()
     assert len(os.listdir("/proc/self/fd")) == before  # noqa: PTH208
+
+
+# -- the agent's part
+
+
+def test_the_next_agent_reads_what_this_one_has_written(capsule: Capsule) -> None:
+    assert capsule.record is None
+    record = Record(b"8 bytes!", Origins(1, 2, 0xFFFFFFFF, -(1 << 40)), 3)
+    capsule.attempt, capsule.taken, capsule.ends, capsule.record = 0xFFFFFF, 1, 3, record
+    for server in (Endpoint("10.0.0.2", 80), Endpoint("2001:db8::2", 65535)):
+        capsule.handover = Handover(server, 0xFFFFFF, 0xFFFFFFFF, b"the tag!")
+        agent = agent_view(capsule)
+        assert (agent.record, agent.attempt, agent.taken, agent.ends) == (record, 0xFFFFFF, 1, 3)
+        assert agent.handover == Handover(server, 0xFFFFFF, 0xFFFFFFFF, b"the tag!")
+        assert (agent.fence, agent.snapshot()) == (Fence.OPEN, Snapshot(b"", 0, 0))
+        agent.close()
+
+
+def test_what_is_parked(capsule: Capsule) -> None:
+    assert capsule.parked() == b""
+    capsule.park(b"sixteen bytes it")
+    assert capsule.parked() == b"sixteen bytes it"
+    with pytest.raises(CapsuleError, match="17 bytes do not fit"):
+        capsule.park(bytes(17))
+
+
+@pytest.mark.parametrize(
+    ("at", "value", "read"),
+    [
+        (256, b"\2", lambda c: c.record),
+        (12, b"\3", lambda c: c.fence),
+        (312, b"\x11", lambda c: c.parked()),
+        (330, b"\5", lambda c: c.handover),
+        (328, b"\0\0", lambda c: c.handover),
+    ],
+    ids=["record of a later version", "fence", "parked length", "address length", "port 0"],
+)
+def test_what_an_application_may_write_there(
+    capsule: Capsule, at: int, value: bytes, read: Callable[[Capsule], object]
+) -> None:
+    capsule.record = Record(bytes(8), Origins(0, 0, 0, 0), 0)
+    capsule.handover = Handover(Endpoint("10.0.0.2", 80), 1, 0, bytes(8))
+    capsule.memory[at : at + len(value)] = value
+    with pytest.raises(CapsuleError):
+        read(capsule)

@@ -82,7 +82,7 @@ def sent_at(announcement: Announcement, until: float) -> list[float]:
 def test_repeated_until_confirmed() -> None:
     announcement = Announcement(KEY, 1, S[1:6], 10.0)
     assert sent_at(announcement, 11.5) == pytest.approx([10.0, 10.2, 10.6, 11.4])
-    announcement.confirm(AddServersAck(1).signed(KEY))
+    announcement.confirm(AddServersAck(1).signed(KEY), 12.0)
     assert announcement.deadline is None and announcement.due(99.0) == []
 
 
@@ -92,10 +92,10 @@ def test_not_for_ever() -> None:
 
 def test_confirmations_that_are_none() -> None:
     announcement = Announcement(KEY, 2, S[1:2], 0.0)
-    announcement.confirm(AddServersAck(1).signed(KEY))
+    announcement.confirm(AddServersAck(1).signed(KEY), 12.0)
     assert announcement.deadline is not None
     with pytest.raises(RemoteProtocolError, match="wrong MAC"):
-        announcement.confirm(AddServersAck(2))
+        announcement.confirm(AddServersAck(2), 12.0)
     assert announcement.deadline is not None
 
 
@@ -104,3 +104,17 @@ def test_what_is_announced_is_understood() -> None:
     answers = [known.add(segment, S[0]) for segment in Announcement(KEY, 1, S[1:8], 0.0).due(0.0)]
     assert answers[:-1] == [None, None] and isinstance(answers[-1], AddServersAck)
     assert known.servers == [*S[1:8], S[0]]
+
+
+def test_a_client_without_a_list_asks_until_it_has_one() -> None:
+    known, announcement = KnownServers(KEY), Announcement(KEY, 1, S[1:3], 0.0)
+    announcement.confirm(AddServersAck(1).signed(KEY), 0.1)
+    known.ask(5.0)
+    asked = known.due(5.0)
+    assert asked == AddServersAck(0).signed(KEY) and known.due(5.0) is None
+    announcement.confirm(asked, 5.1)
+    for segment in announcement.due(5.1):
+        known.add(segment, S[0])
+    assert (known.deadline, known.servers) == (None, [*S[1:3], S[0]])
+    announcement.confirm(asked, 5.15)  # it is on its way already
+    assert announcement.due(5.15) == []
