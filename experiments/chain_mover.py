@@ -55,7 +55,8 @@ class Request:
         """The outcome; meanwhile the request `behind` this one is made again and again."""
         while self.outcome is None:
             mine = self.ask()
-            channels = [mine] if behind is None else [mine, behind.ask()]
+            # The one behind may overtake: then it has its outcome already.
+            channels = [mine] if behind is None or behind.outcome is not None else [mine, behind.ask()]
             ready, _, _ = select.select(channels, [], [], PATIENCE)
             if not ready:
                 raise Stalled(f"no answer of the agent within {PATIENCE:g} s")
