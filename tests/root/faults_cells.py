@@ -184,6 +184,11 @@ a move that needs it: others dial it every second, and repeat their requests eve
 LATE = 6.0
 """Seconds, longer than C's patience."""
 DEEDS = (
+    Deed("s2-agent", "S2's agent is killed, and back within 2 s", "mmmmmmmmm", IN_TIME),
+    Deed("s1-agent", "S1's agent is killed, and back within 2 s", "mmmmmmmmm", IN_TIME),
+    Deed("c-agent", "C's agent is killed, and back within 2 s", "smmmmmmmm", IN_TIME),
+    Deed("s2-agent-late", f"S2's agent is killed, and back after {LATE:g} s", "ssssssmmm"),
+    Deed("s1-agent-late", f"S1's agent is killed, and back after {LATE:g} s", "ssssmmmmm"),
     Deed("s1-application", "S1's application is killed", "mmmmmmmmm"),
     Deed("s1-application-stopped", "S1's application is stopped (SIGSTOP)", "mmmmmmmmm"),
     Deed("s1-application-starved", "S1's application gets 1 % of a processor", "mmmmmmmmm"),
