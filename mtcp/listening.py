@@ -115,7 +115,7 @@ class Listener:
             self._backoff.failed()
             with contextlib.suppress(MtcpError, OSError):
                 channel = local.connect(blocking=False)
-                local.send(channel, _listen(self.getsockname()[1], self._log_size, self._state_max))
+                _say(channel, self._sock, self._log_size, self._state_max)
                 self._epoll.register(channel, select.EPOLLIN)
                 self._channel = channel
         if self._channel is None or not done:
@@ -170,7 +170,7 @@ def listen(
         channel = None
         if migratable:
             sock.setsockopt(socket.IPPROTO_TCP, TCP_SAVE_SYN, 1)
-            channel = _announce(sock.getsockname()[1], log_size, state_max)
+            channel = _announce(sock, log_size, state_max)
         sock.listen(backlog)
         sock.setblocking(False)
     except BaseException:
@@ -184,14 +184,14 @@ def _end(address: tuple[str, int]) -> tuple[str, int]:
     return address[0].removeprefix("::ffff:"), address[1]
 
 
-def _listen(port: int, log_size: int, state_max: int) -> local.Message:
-    return {"op": "listen", "port": port, "log_size": log_size, "state_max": state_max}
+def _say(channel: socket.socket, sock: socket.socket, log_size: int, state_max: int) -> None:
+    local.send(channel, {"op": "listen", "log_size": log_size, "state_max": state_max}, [sock.fileno()])
 
 
-def _announce(port: int, log_size: int, state_max: int) -> socket.socket:
-    """Tell the agent, before the first client can come, that connections to `port` are migratable."""
+def _announce(sock: socket.socket, log_size: int, state_max: int) -> socket.socket:
+    """Tell the agent, before the first client can come, that connections to this port are migratable."""
     channel = local.connect()
-    local.send(channel, _listen(port, log_size, state_max))
+    _say(channel, sock, log_size, state_max)
     try:
         answer, _ = local.receive(channel)
     except EOFError as e:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import stat
@@ -19,6 +20,9 @@ from mtcp.linux.datapath import Datapath
 
 if TYPE_CHECKING:
     from mtcp.agent.server import ServerSide
+
+
+_SO_NETNS_COOKIE = 71
 
 
 def attach(side: ServerSide, pid: int, fds: list[int], again: bool) -> None:
@@ -72,12 +76,38 @@ def _duplicates(fds: list[int], undo: ExitStack) -> tuple[socket.socket, Capsule
     """Of what an application attaches: an accepted TCP socket, its capsule, a pipe; NotMigratable if it is not that."""
     if len(fds) != 3:
         raise NotMigratable("attach needs three descriptors: socket, capsule and lifeline")
-    theirs = socket.socket(fileno=fds[0])
-    sock = undo.enter_context(theirs.dup())
-    theirs.detach()
+    sock = undo.enter_context(own_socket(fds[0]))
+    # A memfd, before anything is opened: another file system's open might wait for whoever sent it.
+    fcntl.fcntl(fds[1], fcntl.F_GET_SEALS)
     # Opened anew: a lock belongs to an open file description, and the application has its own.
     capsule = Capsule(os.open(f"/proc/self/fd/{fds[1]}", os.O_RDWR | os.O_CLOEXEC))
     undo.callback(capsule.close)
-    if sock.proto != socket.IPPROTO_TCP or not stat.S_ISFIFO(os.fstat(fds[2]).st_mode):
-        raise NotMigratable("attach needs a TCP socket and the reading end of a pipe")
+    if not stat.S_ISFIFO(os.fstat(fds[2]).st_mode):
+        raise NotMigratable("the third descriptor is to be the reading end of a pipe")
     return sock, capsule
+
+
+def own_socket(fd: int) -> socket.socket:
+    """A duplicate of an application's TCP socket; NotMigratable or OSError when it is not one of this network."""
+    copy = os.dup(fd)
+    try:
+        sock = socket.socket(fileno=copy)
+    except OSError:
+        os.close(copy)
+        raise
+    try:
+        if sock.proto != socket.IPPROTO_TCP or _network_of(sock) != _own_network():
+            raise NotMigratable("that is no TCP socket of this agent's network namespace")
+    except BaseException:
+        sock.close()
+        raise
+    return sock
+
+
+def _network_of(sock: socket.socket) -> bytes:
+    return sock.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8)
+
+
+def _own_network() -> bytes:
+    with socket.socket() as sock:
+        return _network_of(sock)

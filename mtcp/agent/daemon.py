@@ -158,7 +158,7 @@ class Agent:
             case "listen":
                 channel.log_size = _size(message, "log_size", channel.log_size, least=1)
                 channel.state_max = _size(message, "state_max", channel.state_max, least=0)
-                self._as_server().listen(channel, int(message["port"]))
+                self._as_server().listen(channel, fds)
                 channel.send({"ok": True})
             case "ls":
                 channel.send({"connections": self._client.rows() + (self._server.rows() if self._server else [])})

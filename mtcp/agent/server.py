@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtcp.address import Endpoint, FourTuple
-from mtcp.agent.attaching import attach
+from mtcp.agent.attaching import attach, own_socket
 from mtcp.agent.control import ControlConnection, ControlNetwork
 from mtcp.agent.draining import Drain, Report
 from mtcp.agent.events import EventLog
@@ -93,8 +93,20 @@ class ServerSide:
 
     # -- applications
 
-    def listen(self, channel: Channel, port: int) -> None:
-        """`channel` is about to listen on `port`."""
+    def listen(self, channel: Channel, fds: list[int]) -> None:
+        """`channel` is about to listen with the socket that it shows; NotMigratable when it shows none.
+
+        Who can bind to a port may have its connections, and nobody else.
+        """
+        if len(fds) != 1:
+            raise NotMigratable("listen needs one descriptor: the socket, bound to its port")
+        try:
+            with own_socket(fds[0]) as sock:
+                port = int(sock.getsockname()[1])
+        except OSError as error:
+            raise NotMigratable(f"listen: {error}") from error
+        if not port:
+            raise NotMigratable("listen needs a socket that is bound to its port")
         self.datapath.listen(port)
         channels = self._listeners.setdefault(port, [])
         if channel not in channels:

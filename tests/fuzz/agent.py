@@ -87,7 +87,7 @@ class _Harness:
         Channel(theirs, self.agent)
         for packet in packets:
             with contextlib.suppress(BrokenPipeError):
-                socket.send_fds(ours, [packet], self.descriptors if b"tt" in packet else [])
+                socket.send_fds(ours, [packet], self._beside(packet))
             await asyncio.sleep(0)
             await asyncio.sleep(0)
             with contextlib.suppress(BlockingIOError, ConnectionResetError):
@@ -98,6 +98,14 @@ class _Harness:
             await asyncio.sleep(0)
         assert not self.agent._server._listeners, "the agent keeps a channel that is closed"
         assert not self.agent._events._subscribers, "it keeps a watcher that has gone"
+
+    def _beside(self, packet: bytes) -> list[int]:
+        """The descriptors for "attach", or the one for "listen"."""
+        return self.descriptors if b"tt" in packet else [self._bound.fileno()] if b"st" in packet else []
+
+    @functools.cached_property
+    def _bound(self) -> socket.socket:
+        return socket.create_server(("127.0.0.1", 0))
 
     @functools.cached_property
     def descriptors(self) -> list[int]:
@@ -111,7 +119,7 @@ _harness = functools.cache(_Harness)
 def local_messages(data: bytes) -> None:
     """Packets of one application, a NUL between them."""
     harness = _harness()
-    _ = harness.descriptors
+    _ = harness.descriptors, harness._bound
     before = _descriptors_open()
     for mock in _KERNEL.values():
         mock.reset_mock()  # else it keeps every call
@@ -168,7 +176,7 @@ def _dump(opened: Capsule, read: int, written: int) -> Any:
 
 def _messages() -> list[bytes]:
     texts = [
-        '{"op": "listen", "port": 7000}',
+        '{"op": "listen", "log_size": 7000}',
         '{"op": "attach"}',
         '{"op": "ls"}',
         '{"op": "status"}',

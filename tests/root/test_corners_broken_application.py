@@ -117,8 +117,10 @@ def test_messages(scene: Scene) -> None:
     unix, _other = socket.socketpair()
     udp, tcp = socket.socket(type=socket.SOCK_DGRAM), socket.socket()
     file = os.open("/dev/null", os.O_RDWR)
+    foreign = socket.create_server(("127.0.0.1", 0))  # of another network namespace
 
     def nonsense() -> None:
+        bound = socket.create_server(("127.0.0.1", 0))
         messages: list[tuple[object, list[int]]] = [
             ({"op": "attach"}, []),
             ({"op": "attach"}, [read]),
@@ -129,12 +131,14 @@ def test_messages(scene: Scene) -> None:
             ({"op": "attach"}, [udp.fileno(), capsule.fd, read]),
             ({"op": "attach"}, [tcp.fileno(), capsule.fd, read]),
             ({"op": "listen"}, [file]),
-            ({"op": "listen", "port": "http"}, []),
-            ({"op": "listen", "port": -1}, []),
-            ({"op": "listen", "port": 1 << 70}, []),
-            ({"op": "listen", "port": 80, "log_size": 1 << 40}, []),
-            ({"op": "listen", "port": 80, "state_max": -1}, []),
-            ({"op": "listen", "port": 80, "log_size": "much"}, []),
+            ({"op": "listen", "port": 80}, []),
+            ({"op": "listen", "port": 80}, [tcp.fileno()]),  # not bound: anybody might say so
+            ({"op": "listen"}, [udp.fileno()]),
+            ({"op": "listen"}, [foreign.fileno()]),
+            ({"op": "listen"}, [bound.fileno(), bound.fileno()]),
+            ({"op": "listen", "log_size": 1 << 40}, [bound.fileno()]),
+            ({"op": "listen", "state_max": -1}, [bound.fileno()]),
+            ({"op": "listen", "log_size": "much"}, [bound.fileno()]),
             ({"op": ["ls"]}, [file, file]),
             ({"op": None}, []),
             ({}, []),
@@ -150,6 +154,7 @@ def test_messages(scene: Scene) -> None:
             channel.send(b"no JSON")
             with pytest.raises(EOFError):
                 local.receive(channel)
+        bound.close()
 
     in_network_of(scene.net.s1, nonsense)
     before = descriptors(pid)
@@ -158,7 +163,7 @@ def test_messages(scene: Scene) -> None:
     assert "Traceback" not in agent(scene, "s1").output()
     os.close(read), os.close(write), os.close(file)
     capsule.close()
-    for sock in (unix, _other, udp, tcp):
+    for sock in (unix, _other, udp, tcp, foreign):
         sock.close()
 
 

@@ -83,7 +83,7 @@ def test_memory_is_bounded(target: Target) -> None:
     [
         pytest.param("syn", b"\x60" + bytes(43), id="a SYN cut inside its TCP header"),
         pytest.param("syn", b"\x4f" + bytes(63), id="a SYN cut inside its IP options"),
-        pytest.param("local", b'{"op": "listen", "port": 1}\0{"op": "listen", "port": 1}', id="one listens twice"),
+        pytest.param("local", b'{"op": "listen"}\0{"op": "listen"}', id="one listens twice"),
         pytest.param("local", b"tt {", id="descriptors beside what is not JSON"),
         pytest.param("local", b"[" * 100_000, id="deep nesting"),
         pytest.param("pool", b"x = " + b"[" * 10_000, id="a pool file nested deeply"),
