@@ -69,7 +69,6 @@ class ServerConnection:
         self._fin_due = bool(capsule.ends & CLIENT_ENDED)
         """The client's FIN went to another server, and this kernel has still to be told of it."""
         self._heard = False
-        self._injected = int(self._fin_due and tcp_repair.counters(sock).fin_received)
         self.watch(lifeline, pid)
 
     def has(self, capsule: Capsule) -> bool:
@@ -104,9 +103,12 @@ class ServerConnection:
         self._side.event("hint_sent", self, self.role.attempt)
 
     def heard_from_client(self) -> bool:
-        """Whether the client's kernel has sent anything since this server took the connection, until it was closed."""
+        """Whether the client's kernel has acknowledged anything since this server took the connection, until its close.
+
+        Any other segment may be a late one, of the client's last stay here.
+        """
         if self._sock.fileno() >= 0:
-            self._heard = tcp_repair.segments_heard(self._sock) > self._injected
+            self._heard = tcp_repair.has_been_acknowledged(self._sock)
         return self._heard
 
     def committed(self) -> None:
@@ -118,7 +120,6 @@ class ServerConnection:
         """Give the kernel the FIN that another server had from the client."""
         self._fin_due = self._sock.fileno() >= 0 and not tcp_repair.counters(self._sock).fin_received
         if self._fin_due and self.role.state is OldServer.ESTABLISHED:
-            self._injected += 1
             self._side.send(fin)
 
     def deadlines(self) -> Iterator[float]:

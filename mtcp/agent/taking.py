@@ -115,12 +115,13 @@ class Taking:
     def restore(self, reply: StateReply, client_rcv_nxt: int, client_window: int) -> None:
         self._side.event("reply_received", self, self.role.attempt)
         self._side.superseded(self)
-        self._side.datapath.returned(self.four_tuple)
         try:
             sock = tcp_repair.restore(reply, self.four_tuple, client_rcv_nxt, client_window)
         except OSError as error:
             log.warning("%s cannot be restored: %s", self.four_tuple, error)
             raise
+        # Not before there is a socket for them: late segments would be answered with RST.
+        self._side.datapath.returned(self.four_tuple)
         self._at = tcp_repair.advertised(reply)
         if reply.fin_received:
             seq_, ack, window = tcp_repair.clients_fin(reply, client_rcv_nxt, client_window)

@@ -345,11 +345,10 @@ def go(sock: socket.socket, write_buffer: bytes) -> None:
     _write_all(sock, write_buffer, SO_SNDBUFFORCE, socket.SO_SNDBUF)
 
 
-def segments_heard(sock: socket.socket) -> int:
-    """How many segments have arrived since the socket was restored (tcpi_segs_in)."""
-    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 148)
-    segs_in: int = struct.unpack_from("=I", info, 140)[0]
-    return segs_in
+def has_been_acknowledged(sock: socket.socket) -> bool:
+    """Whether the peer has acknowledged anything that this socket sent since it was made (tcpi_bytes_acked)."""
+    info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 128)
+    return int(struct.unpack_from("=Q", info, 120)[0]) > 0
 
 
 def offered_window(sock: socket.socket) -> int:
