@@ -5,6 +5,8 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
+# Tests of real programs wait more than they compute: two files at a time.
+TWO := -n 2 --dist loadfile
 CORE_TESTS := $(foreach name,address states roles* server_list hints options frames snapshot seq,tests/unit/test_$(name).py)
 
 .DEFAULT_GOAL := help
@@ -51,13 +53,13 @@ report: $(READY) ## Make the report of the latest handover experiment again
 test: test-unit test-sim test-root test-e2e ## Run all tests (needs root or sudo)
 
 test-unit: $(READY) ## Pure functions: no privilege, no network
-	$(PYTEST) tests/unit $(ARGS)
+	$(PYTEST) $(TWO) tests/unit $(ARGS)
 
 test-sim: $(READY) ## The protocol on a simulated network: no privilege
 	$(PYTEST) tests/sim $(ARGS)
 
 test-root: $(READY) ## Real sockets, namespaces and BPF programs
-	$(SUDO) $(PYTEST) tests/root $(ARGS)
+	$(SUDO) $(PYTEST) $(TWO) tests/root $(ARGS)
 
 test-e2e: $(READY) ## Whole topologies with unmodified programs
 	$(SUDO) $(PYTEST) tests/e2e $(ARGS)

@@ -213,6 +213,8 @@ OLD_SERVER: Table = {
     (_O.FENCED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.FENCED),
     (_O.FENCED, _OE.CLOSED): ((), _O.FENCED),
     (_O.MIGRATED, _OE.DONE): ((_OA.SEND_DONE_ACK,), _O.MIGRATED),
+    (_O.CLOSED, _OE.ABORT): ((_OA.SEND_ABORT_ACK,), _O.CLOSED),
+    (_O.CLOSED, _OE.STALE_ABORT): ((_OA.SEND_ABORT_ACK,), _O.CLOSED),
     **{
         pair: result
         for state in (_O.MIGRATED, _O.CLOSED)

@@ -31,6 +31,8 @@ LARGEST_STATE = MAX_BODY - 4096
 """Bytes of state and buffers that fit into a frame beside its numbers."""
 ORPHAN_LEASE = 60.0
 """Seconds for which the agent keeps a connection whose application died, so that it may still move away."""
+AFTER_CLOSE = 10.0
+"""Seconds for which a connection that the application has closed answers a client that was just about to move it."""
 TOMBSTONE = 60.0
 """Seconds for which a role that has ended answers repeated messages."""
 
@@ -170,7 +172,7 @@ class ServerConnection:
         self.role.closed(now)
         if self.role.state is OldServer.CLOSED:
             self.release()
-            self.ends_at = now
+            self.ends_at = now + AFTER_CLOSE
 
     def release(self) -> None:
         """Close the agent's own descriptors."""

@@ -153,7 +153,7 @@ class Deed:
     name: str
     what: str
     outcomes: str
-    """Per step: m moves, s stays, e the client's own kernel gives up, as on plain TCP."""
+    """Per step: m moves, s stays, b one or the other, e the client's own kernel gives up, as on plain TCP."""
     outage: float = 0.0
     """Seconds for which those that move are cut off."""
 
@@ -175,7 +175,8 @@ class Deed:
     def cell(self, step: Step) -> str:
         """As the table says it."""
         outcome, seconds = self.outcome(step), f"{self.stall(step):g} s"
-        return {"m": f"moves, {seconds}", "s": f"stays, {seconds}", "e": "error"}[outcome]
+        words = {"m": f"moves, {seconds}", "s": f"stays, {seconds}", "b": f"moves or stays, {seconds}", "e": "error"}
+        return words[outcome]
 
 
 IN_TIME = 2.0
@@ -186,7 +187,7 @@ LATE = 6.0
 DEEDS = (
     Deed("s2-agent", "S2's agent is killed, and back within 2 s", "mmmmmmmmm", IN_TIME),
     Deed("s1-agent", "S1's agent is killed, and back within 2 s", "mmmmmmmmm", IN_TIME),
-    Deed("c-agent", "C's agent is killed, and back within 2 s", "smmmmmmmm", IN_TIME),
+    Deed("c-agent", "C's agent is killed, and back within 2 s", "sbbbbbmmm", IN_TIME),
     Deed("s2-agent-late", f"S2's agent is killed, and back after {LATE:g} s", "ssssssmmm"),
     Deed("s1-agent-late", f"S1's agent is killed, and back after {LATE:g} s", "ssssmmmmm"),
     Deed("s1-application", "S1's application is killed", "mmmmmmmmm"),

@@ -201,10 +201,10 @@ class Scene:
         outgoing, incoming = client[client["out"]], client[~client["out"]]
         syns = outgoing[outgoing["flags"] & (capture.SYN | capture.ACK) == capture.SYN]
         plain = syns[syns["control"] != capture.MIGRATE]
-        resets = [(f["flags"] & capture.RST != 0) & (f["control"] < capture.MIGRATE) for f in frames.values()]
+        resets = [_resets(frame) for frame in frames.values()]
         return Seen(
             handshakes=plain["seq"].nunique(),
-            resets=sum(int(reset.sum()) for reset in resets),
+            resets=sum(resets),
             migrate_syns=int((syns["control"] == capture.MIGRATE).sum()),
             payload={ip: int(client.loc[client["server"] == capture.address(ip), "payload"].sum()) for ip in servers},
             steps=connections.steps(incoming, outgoing),
@@ -278,6 +278,19 @@ class ClientProgram:
         report: dict[str, Any] = json.loads(self.result().splitlines()[-1])
         assert report["ok"], report
         return report
+
+
+def _resets(packets: pd.DataFrame) -> int:
+    """RSTs, but for those after the last acknowledgement: so any TCP answers what comes later than that."""
+    packets = packets[packets["control"] < capture.MIGRATE]
+    rst = packets[packets["flags"] & capture.RST != 0]
+    over = []
+    for out in (True, False):
+        ours, theirs = packets[packets["out"] == out], packets[packets["out"] != out]
+        fins = ours[ours["flags"] & capture.FIN != 0]
+        ends = (fins["seq"].to_numpy(np.int64) + fins["payload"].to_numpy(np.int64) + 1) & 0xFFFFFFFF
+        over.append(theirs.loc[theirs["ack"].isin(ends), "time_ns"].min())
+    return len(rst) if any(pd.isna(time) for time in over) else int((rst["time_ns"] <= max(over)).sum())
 
 
 def _of(packets: pd.DataFrame, address: int, port: int) -> pd.DataFrame:

@@ -220,7 +220,9 @@ def test_death(stage: Stage, trials: Trials, done: set[Deed], deed: Deed, step: 
     for guest, held, away, trial in trials[deed, step]:
         assert not trial.faults, f"{guest.kind}: {trial.faults}; {guest}"
         in_time = away <= IN_TIME or deed.late
-        assert trial.moved == (outcome == "m") or not in_time, f"{guest.kind}: {guest}; agent away for {away:.2f} s"
+        assert trial.moved == (outcome == "m") or outcome == "b" or not in_time, (
+            f"{guest.kind}: {guest}; agent away for {away:.2f} s"
+        )
         assert trial.errors == (["ETIMEDOUT"] if outcome == "e" else []), f"{guest.kind}: {guest}"
         stall, longest = trial.stall, deed.stall(step, held) if in_time else longest_stall(PATIENCE + held)
         assert stall <= longest, f"{guest.kind}: its data stopped for {stall:.2f} s, {held:.2f} s of that by the test"

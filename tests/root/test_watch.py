@@ -24,7 +24,7 @@ NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
 EXPECTED = {
     "client": ["established", "migrate_sent", "migration"],
     "s1": ["attached", "request_received", "fenced", "dumped", "state_reply_sent", "left"],
-    "s2": ["migrate_received", "state_request_sent", "reply_received", "restored", "accept_sent", "delivered"],
+    "s2": ["migrate_received", "state_request_sent", "reply_received", "restored", "delivered", "accept_sent"],
 }
 
 
