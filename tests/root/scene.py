@@ -15,7 +15,7 @@ import random
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -122,9 +122,14 @@ class Scene:
         process = self.net.client.popen(
             [str(word) for word in command], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
         )
-        program = ClientProgram(process)
+        program = ClientProgram(process, self.sockets)
         self.clients.append(program)
         return program
+
+    def sockets(self) -> str:
+        """All sockets as the hosts' kernels see them: what a test that waited in vain shows."""
+        hosts = (self.net.client, self.net.s1, self.net.s2)
+        return "\n".join(f"{host.name}:\n{checked(host, 'ss', '-tinmoH')}" for host in hosts)
 
     # -- the client's agent
 
@@ -231,8 +236,8 @@ class Scene:
 class ClientProgram:
     """A program that runs on the client."""
 
-    def __init__(self, process: subprocess.Popen[bytes]) -> None:
-        self.process = process
+    def __init__(self, process: subprocess.Popen[bytes], sockets: Callable[[], str]) -> None:
+        self.process, self.sockets = process, sockets
 
     def tell(self, line: str = "") -> None:
         """A line to its standard input."""
@@ -267,9 +272,10 @@ class ClientProgram:
         try:
             out, err = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
+            sockets = self.sockets()
             self.process.kill()
             out, err = self.process.communicate()
-            raise AssertionError(f"still running after {timeout:g} s: {out.decode()}{err.decode()}") from None
+            raise AssertionError(f"runs after {timeout:g} s: {out.decode()}{err.decode()}\n{sockets}") from None
         assert self.process.returncode == 0, f"exit code {self.process.returncode}: {out.decode()}{err.decode()}"
         return out.decode().strip()
 
