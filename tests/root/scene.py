@@ -28,7 +28,7 @@ from analysis import capture, connections
 from mtcp.address import Endpoint
 from mtcp.agent import local
 from testbed.capture import Capture
-from testbed.processes import Program
+from testbed.processes import Program, checked
 from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 
 CLONE_NEWNET = 0x40000000
