@@ -7,6 +7,7 @@ waits, and exits with its code; inside it returns. Three processes carry it:
     inner    the script. Process 1 of its pid namespace: when it dies, in whatever way, all others do.
              The kernel kills it when outer dies.
     janitor  waits until outer is gone, then kills what may be left in the control group and removes that.
+             Where it has been killed itself, outer does it; where both have, the next sandbox or `testbed clean`.
 
 Network interfaces, qdiscs, mounts and pinned BPF objects go with their namespaces, those with the processes.
 Outer and inner share the terminal's foreground process group: Ctrl-C reaches the script as if it were alone.
@@ -32,11 +33,12 @@ from testbed import cgroups
 RUN = Path("/run/mtcp")
 """The sandbox's private tmpfs, the same on all its hosts. Mininet hosts hide /sys, so all mounts are here."""
 CGROUP = RUN / "cgroup"
-"""The sandbox's own control group; hosts' groups are under it."""
+"""The sandbox's own control group; hosts' groups are under it, and `_LEAF`, which the script itself is in."""
 BPFFS = RUN / "bpf"
 """Private BPF file system for pinned objects."""
 
 _VARIABLE = "MTCP_SANDBOX"
+_LEAF = "_script"
 _GRACE = 10.0  # seconds from SIGTERM to SIGKILL
 _STOPPING = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP}
 _WATCHED = _STOPPING | {signal.SIGCHLD, signal.SIGTSTP}
@@ -69,10 +71,15 @@ def enter() -> None:
         _allow_congestion_controls()
         parent = cgroups.mount_point()
         cgroups.remove_stale(parent)
-        group = cgroups.make(parent, cgroups.PREFIX + secrets.token_hex(4))
+        group, held = _make_group(parent)
     except cgroups.CgroupError as error:
         sys.exit(str(error))
-    sys.exit(_supervise(group))
+    sys.exit(_supervise(group, held))
+
+
+def name() -> str:
+    """What the sandbox's control groups are called, in all hierarchies; only inside a sandbox."""
+    return os.environ[_VARIABLE]
 
 
 def name_hosts(addresses: Mapping[str, str]) -> None:
@@ -87,6 +94,15 @@ def name_hosts(addresses: Mapping[str, str]) -> None:
     private.write_text("\n".join(lines) + "\n")
     if not Path("/etc/hosts").samefile(private):
         _mount(str(private), "/etc/hosts", None, _MS_BIND)
+
+
+def _make_group(parent: Path) -> tuple[Path, int]:
+    """A control group of a new name, and the descriptor that holds it."""
+    while True:
+        group = cgroups.make(parent, cgroups.PREFIX + secrets.token_hex(4))
+        # Another sandbox that tidies up may have been faster than our hold.
+        with contextlib.suppress(FileNotFoundError):
+            return group, cgroups.hold(group)
 
 
 def _allow_congestion_controls() -> None:
@@ -110,7 +126,7 @@ def _leave(number: int, _frame: FrameType | None) -> NoReturn:
     sys.exit(128 + number)
 
 
-def _supervise(group: Path) -> int:
+def _supervise(group: Path, held: int) -> int:
     """The outer process: start janitor and inner, pass signals on, return inner's exit code."""
     sys.stdout.flush()
     sys.stderr.flush()
@@ -119,7 +135,7 @@ def _supervise(group: Path) -> int:
     end_of_life, life = os.pipe()
     janitor = os.fork()
     if janitor == 0:
-        _janitor(group, end_of_life, life)
+        _janitor(group, held, end_of_life, life)
     os.close(end_of_life)
     # Only the next child is in the new pid namespace, as its process 1.
     _check(_libc.unshare(_CLONE_NEWPID), "unshare")
@@ -129,6 +145,7 @@ def _supervise(group: Path) -> int:
     code = _relay_signals(inner)
     os.close(life)
     os.waitpid(janitor, 0)
+    cgroups.remove(group)
     return code
 
 
@@ -154,14 +171,15 @@ def _relay_signals(inner: int) -> int:
                 kill_at = min(kill_at, time.monotonic() + _GRACE)
 
 
-def _janitor(group: Path, end_of_life: int, life: int) -> NoReturn:
+def _janitor(group: Path, held: int, end_of_life: int, life: int) -> NoReturn:
     """Wait for the end of the outer process, then remove the control group and what is in it."""
     os.setsid()  # out of reach of Ctrl-C and hang-ups
     _libc.prctl(_PR_SET_NAME, b"mtcp-janitor", 0, 0, 0)
     os.close(life)
     # Whoever reads our output waits until all have closed it.
-    os.closerange(0, end_of_life)
-    os.closerange(end_of_life + 1, os.sysconf("SC_OPEN_MAX"))
+    kept = sorted((held, end_of_life))
+    for first, last in zip((-1, *kept), (*kept, os.sysconf("SC_OPEN_MAX")), strict=True):
+        os.closerange(first + 1, last)
     os.read(end_of_life, 1)
     os._exit(0 if cgroups.remove(group) else 1)
 
@@ -180,6 +198,9 @@ def _inner(group: Path) -> NoReturn:
         for path, kind in ((CGROUP, "cgroup2"), (BPFFS, "bpf")):
             path.mkdir()
             _mount(kind, str(path), kind)
+        # Version 2 lets a group with processes of its own have no controllers for those under it.
+        (CGROUP / _LEAF).mkdir()
+        (CGROUP / _LEAF / "cgroup.procs").write_text("0")
         subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
         os.environ[_VARIABLE] = group.name
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])

@@ -55,9 +55,10 @@ def eventually(condition: Callable[[], bool], timeout: float = 15.0) -> bool:
 class Sandbox:
     """The script above in a sandbox, and what the machine sees of it."""
 
-    def __init__(self, script: Path, body: str, **options: object) -> None:
+    def __init__(self, script: Path, body: str, *arguments: str, **options: object) -> None:
         before = groups()
-        self.outer = subprocess.Popen([sys.executable, str(script), body], stdout=subprocess.PIPE, text=True, **options)
+        command = [sys.executable, str(script), body, *arguments]
+        self.outer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
         assert self.outer.stdout is not None
         self.output = self.outer.stdout
         assert self.output.readline() == "up 2\n"
@@ -111,19 +112,23 @@ def test_exit_code_and_nothing_left(script: Path, body: str, code: int) -> None:
     assert sandbox.gone(), "all is gone already when the outer process ends"
 
 
-@pytest.mark.parametrize("victim", ["outer", "inner", "janitor and outer"])
+@pytest.mark.parametrize("victim", ["outer", "inner", "janitor", "janitor and outer"])
 def test_kill_leaves_nothing(script: Path, victim: str) -> None:
     sandbox = Sandbox(script, "time.sleep(1000)")
-    if victim == "janitor and outer":
+    if "janitor" in victim:
         os.kill(sandbox.janitor, signal.SIGKILL)
+    if victim == "janitor":
+        sandbox.outer.terminate()
+        assert sandbox.outer.wait(20) == 143
+        assert sandbox.gone(), "all is gone already when the outer process ends"
+        return
     os.kill(sandbox.inner if victim == "inner" else sandbox.outer.pid, signal.SIGKILL)
     assert sandbox.outer.wait(20) == (128 + 9 if victim == "inner" else -9)
     if victim == "janitor and outer":
-        # Nobody is left to remove the group; the next sandbox does, once it is sure of it.
+        # Nobody is left to remove the group; the next sandbox does.
         assert eventually(lambda: not sandbox.processes(sandbox.group))
         assert sandbox.group.exists()
-        os.utime(sandbox.group, (0, 0))
-        cgroups.remove_stale(sandbox.group.parent)
+        assert eventually(lambda: sandbox.group in cgroups.remove_stale(sandbox.group.parent))
     assert eventually(sandbox.gone)
 
 
@@ -191,6 +196,54 @@ def test_two_sandboxes_do_not_see_each_other(script: Path) -> None:
         sandbox.outer.terminate()
         sandbox.outer.communicate(timeout=20)
         assert sandbox.gone()
+
+
+def test_cleaning_removes_abandoned_groups_of_both_versions_and_no_others(script: Path) -> None:
+    v2, v1 = cgroups.mount_point(), cgroups.v1_mount_point("cpu")
+    sandbox = Sandbox(script, "time.sleep(1000)")
+    names = {
+        "abandoned": f"{cgroups.PREFIX}test-abandoned",
+        "held": f"{cgroups.PREFIX}test-held",
+        "strange": "test-strange",
+    }
+    made = {name: [root / directory / "host" for root in (v2, v1) if root] for name, directory in names.items()}
+    for paths in made.values():
+        for path in paths:
+            path.mkdir(parents=True)
+    held = cgroups.hold(v2 / names["held"])
+    try:
+        subprocess.run([sys.executable, "-m", "testbed.cli", "clean"], check=True)
+        left = {name: [path for path in paths if path.exists()] for name, paths in made.items()}
+        assert left == {**made, "abandoned": []}
+        assert sandbox.processes(sandbox.group)
+    finally:
+        os.close(held)
+        cgroups.remove_stale(v2)
+        for path in made["strange"]:
+            path.rmdir()
+            path.parent.rmdir()
+        sandbox.outer.terminate()
+        sandbox.outer.wait(20)
+    assert not any(path.parent.exists() for paths in made.values() for path in paths)
+
+
+def test_groups_of_version_1_go_with_the_sandbox(script: Path) -> None:
+    root = cgroups.v1_mount_point("cpu")
+    if root is None:
+        return  # then there are none
+    body = """
+path = Path(sys.argv[2], sandbox.name(), "host")
+path.mkdir(parents=True)
+(path / "cgroup.procs").write_text(str(child.pid))
+print(path, flush=True)
+time.sleep(1000)
+"""
+    sandbox = Sandbox(script, body, str(root))
+    path = Path(sandbox.output.readline().strip())
+    assert path.exists() and path.parent.name == sandbox.group.name
+    os.kill(sandbox.outer.pid, signal.SIGKILL)
+    assert eventually(lambda: not path.parent.exists())
+    assert eventually(sandbox.gone)
 
 
 def test_not_root_is_one_line(script: Path, tmp_path: Path) -> None:
