@@ -205,39 +205,41 @@ def _congestion_controls() -> Check:
 
 
 def _openvswitch() -> Check:
-    tool = _version("ovs-vsctl")
+    installed, tool = _version("ovs-vsctl")
     kernel = Path("/sys/module/openvswitch").exists() or _succeeds(["modprobe", "--dry-run", "openvswitch"])
     detail = (
         f"{tool or 'not installed'}, kernel module {'there' if kernel else 'absent'}; the testbed has its own switch"
     )
     mend = "apt-get install openvswitch-switch, on a kernel with the module, for OpenFlow experiments"
-    return Check("openvswitch", bool(tool) and kernel, False, detail, mend)
+    return Check("openvswitch", installed and kernel, False, detail, mend)
 
 
 def _tool(name: str) -> Check:
-    version = _version(name)
-    return Check(name, bool(version), True, version or "not installed", _install(TOOLS[name]))
+    ok, version = _version(name)
+    return Check(name, ok, True, version, _install(TOOLS[name]))
 
 
 def _more_tool(name: str) -> Check:
-    version, (package, use) = _version(name), MORE_TOOLS[name]
-    return Check(name, bool(version), False, f"{version or 'not installed'}; {use}", _install(package))
+    (ok, version), (package, use) = _version(name), MORE_TOOLS[name]
+    return Check(name, ok, False, f"{version}; {use}", _install(package))
 
 
 def _install(package: str) -> str:
     return f"make setup (or: apt-get install {package})"
 
 
-def _version(name: str) -> str:
-    """What the command `name` says its version is, or else where it is; "" when it is not installed."""
+def _version(name: str) -> tuple[bool, str]:
+    """Whether the command `name` can be run; which version it says it is, or else where it is, or what is wrong."""
     path = shutil.which(name, path=_PATH)
     if path is None:
-        return ""
-    run = subprocess.run([path, _ASK_VERSION.get(name, "--version")], capture_output=True, text=True)
+        return False, "not installed"
+    try:
+        run = subprocess.run([path, _ASK_VERSION.get(name, "--version")], capture_output=True, text=True)
+    except OSError as error:
+        return False, f"{path} cannot be run ({error.strerror})"
     # Some write it to standard error, and some warn there before.
-    said = run.stdout.strip() or run.stderr.strip()
-    number = re.search(r"\d+(\.\d+)+|\d{8}", said)
-    return number[0] if number else path
+    number = re.search(r"\d+(\.\d+)+|\d{8}", run.stdout.strip() or run.stderr)
+    return True, number[0] if number else path
 
 
 def _in_namespace(command: str) -> bool:
