@@ -37,6 +37,9 @@ def summarise(directory: Path | str) -> dict[str, Any]:
             figures |= {"verdict": judged["verdict"], "reason": f"{part}: {judged['reason']}"}
     if figures["verdict"] == "succeeded" and (figures["strict_violations"] or figures["interrupted_calls"]):
         figures |= {"verdict": "failed", "reason": "a strict client saw what it never should; see strict.json"}
+    doubts = _read(directory / "run.json").get("fidelity", {}).get("exceeded", [])
+    if figures["verdict"] == "succeeded" and doubts:
+        figures |= {"verdict": "invalid", "reason": "; ".join(doubts)}
     (directory / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
 

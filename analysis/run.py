@@ -62,6 +62,16 @@ class Run:
         return facts
 
     @property
+    def void(self) -> str:
+        """Why the run says nothing at all (testbed.fidelity), or ""."""
+        return str(self.record.get("fidelity", {}).get("void", ""))
+
+    @property
+    def doubts(self) -> str:
+        """Why a success of the run would not be one: limits of testbed.fidelity that were exceeded; or ""."""
+        return "; ".join(self.record.get("fidelity", {}).get("exceeded", []))
+
+    @property
     def client_ip(self) -> str:
         """The client's address on the service network."""
         return str(self.facts["hosts"][CLIENT])

@@ -45,8 +45,10 @@ def judge_round(run_dir: Path | str) -> dict[str, Any]:
     for name, ip in addresses.items():
         closed = closings(packets[name], ip)
         rsts += len(set().union(*(resets(each, ip, closed) for each in packets.values())))
-    defect = _defect(run, packets)
+    defect = run.void or _defect(run, packets)
     fault = _fault(run, found, moves, rsts)
+    if not defect and not fault:
+        defect = run.doubts
     word = "invalid" if defect else "failed" if fault else "succeeded"
     moved = moves["outcome"] == "moved"
     reason = defect or fault or f"{int(moved.sum())} moves on the wire, every byte right, no reset, no second handshake"

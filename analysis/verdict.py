@@ -43,12 +43,15 @@ def examine(run_dir: Path | str) -> Examination:
     """Read the run directory and its captures and judge them; RunError if it is no run directory."""
     run = Run.load(run_dir)
     captures, defect = _captures(run)
+    defect = run.void or defect
     resets = migrations.resets(captures, run)
     trace = migrations.trace(captures[CLIENT], run) if CLIENT in captures else None
     moves = migrations.reported(trace, run) if trace else pd.DataFrame()
     fault = "" if defect or trace is None else _fault(run, trace, moves, resets)
     if not defect and not fault and trace is not None and trace.has_hole:
         defect = f"the client's capture lacks bytes of the stream after offset {trace.delivered}"
+    if not defect and not fault:
+        defect = run.doubts
     word: Word = "invalid" if defect else "failed" if fault else "succeeded"
     asked = f"{run.asked} move{'' if run.asked == 1 else 's'}"
     reason = defect or fault or f"{asked} on the wire, every byte right, no reset, no second handshake"

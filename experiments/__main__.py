@@ -6,6 +6,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +18,7 @@ from experiments.judging import judge, judge_bench, judge_soak, summary
 from experiments.soak import Soak, chain, soak
 from testbed import doctor, sandbox
 from testbed.errors import TestbedError
+from testbed.fidelity import Limits, Monitor
 from testbed.results import Run
 from topologies.two_servers import running
 
@@ -27,6 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     sandbox.enter()
     doctor.require("mnexec", "ip", "tc", "ifconfig", "tcpdump", "curl")
     try:
+        if options.limits is not None:
+            Monitor.limits = Limits.read(options.limits)
         return int(options.run(options, Console()))
     except TestbedError as error:
         print(f"experiments: {error}", file=sys.stderr)
@@ -35,6 +39,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments", description="M-TCP experiments.")
+    limits = "of what the machine may do to a run, before it is invalid: a TOML file, its table [fidelity]"
+    parser.add_argument("--limits", type=Path, metavar="FILE", help=f"{limits} (testbed/fidelity.py)")
     commands = parser.add_subparsers(required=True, metavar="EXPERIMENT")
     handover = commands.add_parser("handover", help="a download moves between two servers, again and again")
     handover.add_argument("--migrations", type=_positive, default=200)

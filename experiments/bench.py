@@ -23,6 +23,7 @@ from rich.console import Console
 from experiments.handover import SERVERS, Handover, captured, copy_events, perform
 from testbed import sandbox
 from testbed.errors import TestbedError
+from testbed.fidelity import Monitor
 from testbed.processes import Program
 from testbed.results import Run
 from testbed.strict import compile_strict
@@ -45,8 +46,9 @@ def bench(run: Run, repetitions: int, wanted: int, console: Console) -> list[Run
         # Rarely, when the processors' caches are others' each time, and again and again.
         parts.append(latency(run, network, client, "latency", 0.03, wanted, console))
         parts.append(latency(run, network, client, "latency-quick", 0.004, wanted, console))
-        strict(run, network, client, console)
-        goodput(run, network, repetitions, console)
+        with Monitor(run, network.net):
+            strict(run, network, client, console)
+            goodput(run, network, repetitions, console)
     run.finish("invalid", "not judged yet")
     return parts
 

@@ -20,6 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from experiments import moves
 from testbed import sandbox
 from testbed.capture import Capture
+from testbed.fidelity import Monitor
 from testbed.pool import EVENTS
 from testbed.results import Run
 from topologies.two_servers import ADDRESSES, HTTP_PORT, Running
@@ -61,10 +62,11 @@ def copy_events(run: Run, network: Running, begun: int) -> None:
 
 @contextlib.contextmanager
 def captured(run: Run, network: Running) -> Iterator[None]:
-    """Capture at all three hosts; notes in the run's facts how many packets each lost."""
+    """Capture at all three hosts, and watch the machine; notes in the run's facts how many packets each lost."""
     hosts = (network.client, network.s1, network.s2)
+    captures: dict[str, Capture] = {}
     with ExitStack() as stack:
-        captures = {}
+        stack.enter_context(Monitor(run, network.net, captures=captures))
         for host in hosts:
             captures[host.name] = stack.enter_context(Capture(host, run.path(f"{host.name}.pcap")))
         yield

@@ -28,6 +28,7 @@ from experiments.judging import judge_round, summary
 from experiments.workloads import Workload
 from testbed import sandbox
 from testbed.capture import Capture
+from testbed.fidelity import Monitor
 from testbed.loss import Loss
 from testbed.pool import EVENTS
 from testbed.results import Run
@@ -127,9 +128,10 @@ def _round(
 def _captured(part: Run, network: Running, percent: float) -> Iterator[None]:
     """Lose packets, and capture: everything at the clients, what is lost, resets at the servers."""
     assert network.pool is not None
+    captures: dict[str, Capture] = {}
     with ExitStack() as stack:
+        stack.enter_context(Monitor(part, network.net, captures=captures))
         loss = Loss(network.net, percent, part.path("lost.pcap"))
-        captures = {}
         for host in network.hosts:
             kept = "tcp" if host in network.clients else RESETS
             captures[host.name] = stack.enter_context(Capture(host, part.path(f"{host.name}.pcap"), filter=kept))

@@ -60,12 +60,12 @@ class Load:
     """How busy the machine is between construction and `since_start`."""
 
     def __init__(self) -> None:
-        self._start = self._cpu()
+        self._start = ticks()
         self._average = os.getloadavg()[0]
 
     def since_start(self) -> dict[str, float]:
         """Shares of all cores' time that were `busy` and `stolen` by a hypervisor, load averages, cores."""
-        spent = [now - then for now, then in zip(self._cpu(), self._start, strict=True)]
+        spent = [now - then for now, then in zip(ticks(), self._start, strict=True)]
         total = sum(spent) or 1
         idle, steal = spent[3] + spent[4], spent[7]
         return {
@@ -76,10 +76,10 @@ class Load:
             "load_average_after": os.getloadavg()[0],
         }
 
-    @staticmethod
-    def _cpu() -> list[int]:
-        """Ticks: user nice system idle iowait irq softirq steal."""
-        return [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
+
+def ticks() -> list[int]:
+    """What all processors have spent so far, in ticks: user nice system idle iowait irq softirq steal."""
+    return [int(field) for field in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:9]]
 
 
 def _output(command: list[str]) -> str:

@@ -4,6 +4,7 @@
     events.jsonl     one JSON object a line: monotonic_ns, event, and what belongs to it
     samples.parquet  tidy: one observation a row; samples.csv is the same
     summary.json     the headline figures under stable keys
+    fidelity.parquet what testbed.fidelity has seen of the machine meanwhile
     *.pcap, *.log    captures, and what programs printed
 
 results/<experiment>/latest is a link to the run that ended last.
@@ -15,6 +16,7 @@ import contextlib
 import json
 import os
 import secrets
+import threading
 import time
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -75,6 +77,8 @@ class Run:
             "versions": machine.versions(),
             "git": machine.git_revision(),
         }
+        self._void = ""
+        self._lock = threading.Lock()
         self._events = self.path("events.jsonl").open("w")
         self._write("run.json", self.metadata)
 
@@ -97,14 +101,36 @@ class Run:
         frame.to_parquet(self.path(f"{name}.parquet"), index=False)
         frame.to_csv(self.path(f"{name}.csv"), index=False)
 
+    def fidelity(self, record: Mapping[str, Any]) -> None:
+        """Note what testbed.fidelity has found: `exceeded` are reasons not to believe in a success."""
+        self.metadata["fidelity"] = {**record, "void": self._void}
+
+    def void(self, reason: str) -> None:
+        """The run is `invalid` now, whatever comes. May be called from any thread."""
+        with self._lock:
+            self._void = self._void or reason
+            self.metadata |= {"verdict": "invalid", "reason": self._void}
+            # Another thread may just add to it. Then the file says `invalid` as from the beginning, and why in the end.
+            with contextlib.suppress(RuntimeError):
+                self._write("run.json", self.metadata)
+
     def finish(self, verdict: Verdict, reason: str = "") -> None:
-        """Write the verdict and let `latest` be this run. When called again, only the verdict changes."""
+        """Write the verdict and let `latest` be this run. When called again, only the verdict changes.
+
+        It is `invalid` after `void`; so is a success on a machine that was not up to it. A failure stays one.
+        """
         if not self._events.closed:
             load = self._load.since_start()
             self.metadata |= {"ended": datetime.now(UTC).isoformat(), "host_load": load}
             self._events.close()
-        self.metadata |= {"verdict": verdict, "reason": reason}
-        self._write("run.json", self.metadata)
+        doubts = "; ".join(self.metadata.get("fidelity", {}).get("exceeded", []))
+        with self._lock:
+            if self._void:
+                verdict, reason = "invalid", self._void
+            elif verdict == "succeeded" and doubts:
+                verdict, reason = "invalid", doubts
+            self.metadata |= {"verdict": verdict, "reason": reason}
+            self._write("run.json", self.metadata)
         latest = self.directory.parent / "latest"
         link = latest.with_name(f".latest-{self.id}")
         link.symlink_to(self.id)

@@ -293,3 +293,20 @@ def test_what_is_no_run_says_why(tmp_path: Path) -> None:
     Download().write(tmp_path, {"schema_version": 2})
     with pytest.raises(RunError, match="schema version 2"):
         judge(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("fidelity", "facts", "verdict", "reason"),
+    [
+        ({"exceeded": ["slow", "late"]}, {}, "invalid", "slow; late"),
+        ({"exceeded": ["slow"]}, {"client_exit": 7}, "failed", "the client exited with 7"),
+        ({"exceeded": ["dead"], "void": "dead"}, {"client_exit": 7}, "invalid", "dead"),
+        ({"exceeded": []}, {}, "succeeded", "2 moves"),
+    ],
+)
+def test_the_machine_must_have_been_up_to_it(
+    tmp_path: Path, fidelity: dict[str, Any], facts: dict[str, Any], verdict: str, reason: str
+) -> None:
+    judged = judge(two_moves().write(tmp_path, {"fidelity": fidelity}, **facts))
+    assert judged.verdict == verdict
+    assert judged.reason.startswith(reason)
