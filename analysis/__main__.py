@@ -1,6 +1,6 @@
 """`python -m analysis report RUN_DIR …`: judge runs, write reports. `bench DIR`: put a bench's figures together.
 
-`round DIR`: judge a round of a soak; `soak DIR`: put its rounds together.
+`round DIR`: judge a round of a soak; `soak DIR`: put its rounds together. `merge DIR`: all captures in one file.
 """
 
 from __future__ import annotations
@@ -10,7 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis import bench, report, soak
+from analysis import bench, merge, report, soak
+from analysis.capture import CaptureError
 from analysis.run import RunError
 
 
@@ -30,10 +31,14 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("soak", help="put the rounds of a soak together, which have been judged")
     command.add_argument("directory", type=Path, help="e.g. results/soak/latest")
     command.set_defaults(run=lambda options: _say(soak.summarise(options.directory, "round")))
+    command = commands.add_parser("merge", help="all captures of a run in one file for Wireshark, by time")
+    command.add_argument("directory", type=Path, help="e.g. results/handover/latest")
+    command.add_argument("-o", "--output", type=Path, metavar="FILE", help="(DIRECTORY/all.pcapng)")
+    command.set_defaults(run=_merge)
     options = parser.parse_args(arguments)
     try:
         options.run(options)
-    except (RunError, OSError) as error:
+    except (RunError, CaptureError, OSError) as error:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
     return 0
@@ -48,6 +53,14 @@ def _report(options: argparse.Namespace) -> None:
 
 def _bench(options: argparse.Namespace) -> None:
     _say(bench.summarise(options.directory))
+
+
+def _merge(options: argparse.Namespace) -> None:
+    target = options.output or options.directory / "all.pcapng"
+    captures = merge.of_directory(options.directory)
+    if not captures:
+        raise CaptureError(f"{options.directory} has no captures (*.pcap)")
+    print(f"{merge.merge(captures, target)} packets of {', '.join(captures)}: {target}")
 
 
 def _say(figures: dict[str, Any]) -> None:

@@ -6,10 +6,12 @@ million packets take about a second.
 
 from __future__ import annotations
 
+import glob
 import ipaddress
 import mmap
 import struct
 from array import array
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,24 +41,85 @@ class CaptureError(ValueError):
 
 
 def read(path: Path | str) -> pd.DataFrame:
-    """Every TCP segment, over IPv4 or IPv6 without extension headers, of the pcap file at `path`, in order of time.
+    """Every TCP segment, over IPv4 or IPv6 without extension headers, of the capture at `path`, in order of time.
+
+    A capture is the pcap file of that name, and those in which it goes on (see `files`).
 
     Columns: `time_ns` (int64, since the epoch), `src`, `dst` (int64, see `address`), `sport`, `dport`,
     `seq`, `ack`, `flags`, `window` (as on the wire), `payload` (bytes of TCP payload that the IP header
     announces, whatever the snap length; a GSO packet is one row), `control` (subtype of the M-TCP option if
-    that is the first TCP option, else 0). `attrs["truncated"]`: whether the file ends inside a record.
-    Raises CaptureError for anything but pcap with Ethernet frames, OSError if the file cannot be read.
+    that is the first TCP option, else 0). `attrs["truncated"]`: whether a file ends inside a record.
+    Raises CaptureError for anything but pcap with Ethernet frames, OSError if a file cannot be read.
     """
-    with Path(path).open("rb") as file:
-        head = file.read(_FILE_HEADER)
-        order, fraction_ns = _check_header(head, path)
-        buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-    starts, truncated = _records(buffer, order)
-    packets = _segments(np.frombuffer(buffer, np.uint8), starts, order, fraction_ns)
+    opened = [Records.open(file) for file in files(path)]
+    parts = [_segments(file) for file in opened]
+    packets = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
     if not packets["time_ns"].is_monotonic_increasing:
         packets = packets.sort_values("time_ns", kind="stable", ignore_index=True)
-    packets.attrs["truncated"] = truncated
+    packets.attrs["truncated"] = any(file.truncated for file in opened)
     return packets
+
+
+def files(path: Path | str) -> list[Path]:
+    """The files of the capture at `path`, in the order they were written: x.pcap, and x.pcap1, x.pcap2 … if there are.
+
+    CaptureError if one of them is missing between others: packets would be lost without a word.
+    """
+    path = Path(path)
+    suffixes = (file.name.removeprefix(path.name) for file in path.parent.glob(f"{glob.escape(path.name)}?*"))
+    later = sorted(int(suffix) for suffix in suffixes if suffix.isdecimal())
+    expected = list(range(1, len(later) + 1))
+    if later != expected or (later and not path.exists()):
+        lost = next((n for n in expected if n not in later), "") if path.exists() else ""
+        raise CaptureError(f"{path}{lost} is missing, but later files of the capture are there")
+    return [path, *(path.with_name(f"{path.name}{number}") for number in later)]
+
+
+@dataclass(frozen=True)
+class Records:
+    """The records of a pcap file."""
+
+    raw: NDArray[np.uint8]
+    """The file's bytes."""
+    starts: Ints
+    """Where in it each complete record starts."""
+    order: str
+    """The byte order of its numbers, as in struct."""
+    fraction_ns: int
+    """Nanoseconds per unit of the times' fraction."""
+    truncated: bool
+    """Whether it ends inside a record, which is left out."""
+
+    @classmethod
+    def open(cls, path: Path | str) -> Records:
+        """Of the file at `path`; CaptureError if it is not pcap with Ethernet frames, OSError if it cannot be read."""
+        with Path(path).open("rb") as file:
+            order, fraction_ns = _check_header(file.read(_FILE_HEADER), path)
+            buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        starts, truncated = _records(buffer, order)
+        return cls(np.frombuffer(buffer, np.uint8), starts, order, fraction_ns, truncated)
+
+    def take(self, kind: str, at: Ints) -> Ints:
+        """The numbers of NumPy type `kind` (with byte order) at the byte positions `at`."""
+        size = np.dtype(kind).itemsize
+        return np.ndarray((max(len(self.raw) - size + 1, 0),), kind, self.raw, 0, (1,))[at].astype(np.int64)
+
+    def time_ns(self, starts: Ints) -> Ints:
+        """When the packets of the records that start there were seen, since the epoch."""
+        u4 = self.order + "u4"
+        return self.take(u4, starts) * 1_000_000_000 + self.take(u4, starts + 4) * self.fraction_ns
+
+    def kept(self, starts: Ints) -> Ints:
+        """Bytes of those packets that are in the file."""
+        return self.take(self.order + "u4", starts + 8)
+
+    def length(self, starts: Ints) -> Ints:
+        """Bytes that they had on the wire."""
+        return self.take(self.order + "u4", starts + 12)
+
+    def frames(self, starts: Ints) -> Ints:
+        """Where the packets themselves start."""
+        return starts + _RECORD_HEADER
 
 
 def address(text: str) -> int:
@@ -101,22 +164,16 @@ def _records(buffer: mmap.mmap, order: str) -> tuple[Ints, bool]:
     return np.frombuffer(starts, np.int64) if starts else np.empty(0, np.int64), offset != end
 
 
-def _segments(raw: NDArray[np.uint8], record: Ints, order: str, fraction_ns: int) -> pd.DataFrame:
-    """The frame of `read`, from the file's bytes and the positions of its records."""
-
-    def take(kind: str, at: Ints) -> Ints:
-        """The numbers of NumPy type `kind` (with byte order) at the byte positions `at`."""
-        size = np.dtype(kind).itemsize
-        return np.ndarray((max(len(raw) - size + 1, 0),), kind, raw, 0, (1,))[at].astype(np.int64)
-
-    u4 = order + "u4"
+def _segments(file: Records) -> pd.DataFrame:
+    """The frame of `read`, of one file."""
+    take, record = file.take, file.starts
 
     def frame_end() -> Ints:
-        return record + _RECORD_HEADER + take(u4, record + 8)
+        return file.frames(record) + file.kept(record)
 
     header = _ETHERNET_HEADER + 20 + 20
-    record = record[take(u4, record + 8) >= header]
-    ip = record + _RECORD_HEADER + _ETHERNET_HEADER
+    record = record[file.kept(record) >= header]
+    ip = file.frames(record) + _ETHERNET_HEADER
     version, ethertype = take("u1", ip) >> 4, take(">u2", ip - 2)
     is_tcp4 = (ethertype == 0x0800) & (version == 4) & (take("u1", ip + 9) == 6)
     is_tcp4 &= take(">u2", ip + 6) & 0x1FFF == 0  # a later fragment has no TCP header
@@ -128,7 +185,7 @@ def _segments(raw: NDArray[np.uint8], record: Ints, order: str, fraction_ns: int
 
     announced = np.where(version == 6, take(">u2", ip + 4), take(">u2", ip + 2))
     ip_length = announced + np.where(version == 6, 40, 0)
-    ip_length = np.where(announced == 0, take(u4, record + 12) - _ETHERNET_HEADER, ip_length)  # over 64 KiB
+    ip_length = np.where(announced == 0, file.length(record) - _ETHERNET_HEADER, ip_length)  # over 64 KiB
     tcp_header = (take("u1", tcp + 12) >> 4) * 4
 
     control = np.zeros(len(record), np.uint8)
@@ -139,7 +196,7 @@ def _segments(raw: NDArray[np.uint8], record: Ints, order: str, fraction_ns: int
 
     return pd.DataFrame(
         {
-            "time_ns": take(u4, record) * 1_000_000_000 + take(u4, record + 4) * fraction_ns,
+            "time_ns": file.time_ns(record),
             "src": np.where(version == 6, take(">i8", ip + 16), take(">u4", ip + 12)),
             "dst": np.where(version == 6, take(">i8", ip + 32), take(">u4", ip + 16)),
             "sport": take(">u2", tcp).astype(np.uint16),

@@ -107,7 +107,7 @@ def _render(found: Examination, pictures: dict[str, dict[str, str]]) -> str:
     )  # fmt: skip
     environment.filters |= {"number": _number, "size": _size}
     run, headline = found.run, found.verdict.figures
-    captures = [f"{host}.pcap" for host in run.facts["hosts"] if (run.path / f"{host}.pcap").exists()]
+    captures = [file.name for host in run.facts["hosts"] for file in sorted(run.path.glob(f"{host}.pcap*"))]
     return environment.get_template("report.html.j2").render(
         run=run,
         verdict=found.verdict,

@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from experiments import moves
 from testbed import sandbox
-from testbed.capture import Capture
+from testbed.capture import Capture, capturing, drops
 from testbed.fidelity import Monitor
 from testbed.pool import EVENTS
 from testbed.results import Run
@@ -65,16 +64,13 @@ def captured(run: Run, network: Running) -> Iterator[None]:
     """Capture at all three hosts, and watch the machine; notes in the run's facts how many packets each lost."""
     hosts = (network.client, network.s1, network.s2)
     captures: dict[str, Capture] = {}
-    with ExitStack() as stack:
-        stack.enter_context(Monitor(run, network.net, captures=captures))
-        for host in hosts:
-            captures[host.name] = stack.enter_context(Capture(host, run.path(f"{host.name}.pcap")))
+    with Monitor(run, network.net, captures=captures), capturing(hosts, run.directory) as started:
+        captures |= started
         yield
-    drops = {name: capture.stats.dropped for name, capture in captures.items() if capture.stats}
     run.metadata["facts"] = {
         "hosts": {host.name: ADDRESSES[host.name] for host in hosts},
         "service_port": HTTP_PORT,
-        "capture_drops": drops,
+        "capture_drops": drops(captures),
     }
 
 

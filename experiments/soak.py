@@ -16,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from experiments import moves, workloads
 from experiments.judging import judge_round, summary
 from experiments.workloads import Workload
 from testbed import sandbox
-from testbed.capture import Capture
+from testbed.capture import Capture, capturing, drops
 from testbed.fidelity import Monitor
 from testbed.loss import Loss
 from testbed.pool import EVENTS
@@ -116,7 +116,7 @@ def _round(
     judge_round(part)
     figures = summary(part)
     if figures["verdict"] == "succeeded":
-        for path in part.directory.glob("*.pcap"):
+        for path in part.directory.glob("*.pcap*"):
             path.unlink()
     done = f"{figures['migrations']} moves, {figures['kept']} kept, {figures['packets_lost']} packets lost"
     worst = figures["worst"]["gap_ms"]
@@ -129,13 +129,14 @@ def _captured(part: Run, network: Running, percent: float) -> Iterator[None]:
     """Lose packets, and capture: everything at the clients, what is lost, resets at the servers."""
     assert network.pool is not None
     captures: dict[str, Capture] = {}
-    with ExitStack() as stack:
-        stack.enter_context(Monitor(part, network.net, captures=captures))
-        loss = Loss(network.net, percent, part.path("lost.pcap"))
-        for host in network.hosts:
-            kept = "tcp" if host in network.clients else RESETS
-            captures[host.name] = stack.enter_context(Capture(host, part.path(f"{host.name}.pcap"), filter=kept))
-        stack.enter_context(loss)
+    loss = Loss(network.net, percent, part.path("lost.pcap"))
+    filters = {server.name: RESETS for server in network.servers}
+    with (
+        Monitor(part, network.net, captures=captures),
+        capturing(network.hosts, part.directory, filters=filters) as started,
+        loss,
+    ):
+        captures |= started
         facts: dict[str, Any] = {
             "hosts": {host.name: host.IP() for host in network.hosts},
             "control": {server.name: server.control.partition(":")[0] for server in network.pool.servers},
@@ -143,8 +144,7 @@ def _captured(part: Run, network: Running, percent: float) -> Iterator[None]:
         }
         part.metadata["facts"] = facts
         yield
-    facts["capture_drops"] = {name: capture.stats.dropped for name, capture in captures.items() if capture.stats}
-    facts["capture_drops"]["lost"] = loss.drops
+    facts["capture_drops"] = drops(captures) | {"lost": loss.drops}
     facts["loss"] = {"passed": loss.passed, "lost": loss.lost}
 
 

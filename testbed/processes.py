@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import signal
 import subprocess
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +30,17 @@ def checked(node: Any, *command: str) -> str:
 class Program:
     """A program that runs on a host until it is stopped, with its output in a file."""
 
-    def __init__(self, host: Any, command: Sequence[str | Path], log: Path) -> None:
-        """Start `command` on the Mininet `host`; standard output and error go to `log`."""
+    def __init__(self, host: Any, command: Sequence[str | Path], log: Path, *, beside: bool = False) -> None:
+        """Start `command` on the Mininet `host`; standard output and error go to `log`.
+
+        `beside`: in the host's namespaces but not in its control group. What observes a host is no load of it, and
+        is not slowed down with it.
+        """
         self.name = f"{Path(command[0]).name} on {host}"
         self.log = log
+        start = partial(_popen_beside, host) if beside else host.popen
         with log.open("wb") as output:
-            self.process: subprocess.Popen[bytes] = host.popen(
+            self.process: subprocess.Popen[bytes] = start(
                 [str(word) for word in command],
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -70,3 +77,9 @@ class Program:
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()
+
+
+def _popen_beside(node: Any, command: list[str], **params: Any) -> subprocess.Popen[bytes]:
+    # A user's PATH may lack tcpdump's directory.
+    environment = {**os.environ, "PATH": f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"}
+    return subprocess.Popen(["mnexec", "-da", str(node.pid), *command], env=environment, **params)

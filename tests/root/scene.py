@@ -27,7 +27,7 @@ import pandas as pd
 from analysis import capture, connections
 from mtcp.address import Endpoint
 from mtcp.agent import local
-from testbed.capture import Capture
+from testbed.capture import Capture, capturing, drops
 from testbed.processes import Program, checked
 from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 
@@ -184,17 +184,14 @@ class Scene:
     def watched(self, name: str, hosts: Sequence[str] = ("client", "s1", "s2")) -> Iterator[None]:
         """Capture at all hosts; afterwards `evidence` has what was seen."""
         self.known = frozenset(self.connections())
-        by_name = {host: getattr(self.net, host) for host in hosts}
-        self.captures = {host: Capture(node, self.directory / f"{name}-{host}.pcap") for host, node in by_name.items()}
-        try:
-            yield
-        finally:
-            for client in self.clients:
-                client.process.kill()
-            self.clients.clear()
-            with ThreadPoolExecutor() as pool:  # each waits for its kernel buffer
-                stats = dict(zip(self.captures, pool.map(lambda c: c.stop(), self.captures.values()), strict=True))
-        assert not any(s.dropped for s in stats.values()), f"a capture lost packets: {stats}"
+        with capturing([getattr(self.net, host) for host in hosts], self.directory, f"{name}-") as self.captures:
+            try:
+                yield
+            finally:
+                for client in self.clients:
+                    client.process.kill()
+                self.clients.clear()
+        assert not any(drops(self.captures).values()), f"a capture lost packets: {drops(self.captures)}"
         self.evidence = {host: capture.read(c.path) for host, c in self.captures.items()}
 
     def seen(self, connection: str) -> Seen:
