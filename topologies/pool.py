@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -84,7 +85,9 @@ def running(n: int = 3, m: int = 1, *, bw: float | None = None, **settings: Any)
     `bw`: Mbit/s of the service links; `settings`: those of topologies.running.bring_up. TestbedError when something
     does not come up.
     """
-    with common.bring_up(Running, PoolTopo(n=n, m=m, bw=bw), clients(m), servers(n), **settings) as network:
+    with common.bring_up(
+        Running, PoolTopo(n=n, m=m, bw=math.inf if bw is None else bw), clients(m), servers(n), **settings
+    ) as network:
         yield network
 
 

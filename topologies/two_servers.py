@@ -23,6 +23,7 @@ or, with any other switch, host and link of Mininet: mn --custom topologies/two_
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -88,7 +89,9 @@ def running(*, bw: float | None = None, **settings: Any) -> Iterator[Running]:
     """
     servers = [Server(name, ADDRESSES[name], f"{CONTROL[name]}:{CONTROL_PORT}", [ADDRESSES6[name]]) for name in CONTROL]
     clients = {"client": ADDRESSES["client"]}
-    with common.bring_up(Running, TwoServers(bw=bw), clients, servers, **settings) as network:
+    with common.bring_up(
+        Running, TwoServers(bw=math.inf if bw is None else bw), clients, servers, **settings
+    ) as network:
         yield network
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from testbed import sandbox
 from testbed.capture import Capture
-from testbed.links import LinkError, ShapedLink
+from testbed.links import EmulatedLink, LinkError
 from testbed.loss import Loss
 from testbed.processes import CommandError, Program, checked
 from topologies.two_servers import Running, running
@@ -75,20 +75,38 @@ def test_bandwidth_both_ways_and_live(network: Running, direction: list[str]) ->
 
 
 def test_unshaped_links_are_left_without_traces(network: Running) -> None:
-    before = subprocess.check_output(["tc", "qdisc"], text=True)
+    def shaped() -> int:
+        return network.net._emulator.middle.output("tc", "qdisc").count("tbf")
+
     network.set_bw(10)
-    assert "tbf" in subprocess.check_output(["tc", "qdisc"], text=True)
+    assert shaped() == 6
+    assert "tbf" not in subprocess.check_output(["tc", "qdisc"], text=True)  # nothing on the switch
     network.set_bw(None)
-    assert subprocess.check_output(["tc", "qdisc"], text=True) == before
+    assert shaped() == 0
 
 
 def test_a_link_refuses_what_it_cannot_emulate(network: Running) -> None:
-    with pytest.raises(LinkError, match="delay"):
-        ShapedLink(network.client, network.net["sw1"], bw=10, delay="5ms")
-    with pytest.raises(LinkError, match="switch"):
-        ShapedLink(network.client, network.s1, bw=10)
+    switch = network.net["sw1"]
+    refused = {
+        "reorder": {"reorder": 1},
+        "latency_ms": {"params1": {"latency_ms": 5}},
+        "5 parsecs is not a time": {"delay": "5 parsecs"},
+        "a queue needs a bandwidth": {"queue": 10},
+        "a jitter of 6 ms is more than the delay": {"delay": 5, "jitter": 6},
+        "no emulation is called dummynet": {"delay": 5, "emulation": "dummynet"},
+    }
+    for message, params in refused.items():
+        with pytest.raises(LinkError, match=message):
+            EmulatedLink(network.client, switch, **params)
+    assert network.client.intfNames() == ["client-eth0"]
     with pytest.raises(LinkError, match="not a bandwidth"):
         network.set_bw(-1)
+    (link,) = network.net.linksBetween(network.s1, switch)
+    with pytest.raises(LinkError, match="make it with delay=0"):
+        link.set(delay=5)
+    (plain,) = network.net.linksBetween(network.s1, network.s2)
+    with pytest.raises(LinkError, match="make it with bw=inf or delay=0"):
+        plain.set(bw=5)
 
 
 def test_capture_holds_every_packet(network: Running, tmp_path: Path) -> None:

@@ -1,0 +1,80 @@
+"""The middle of links: a network namespace without a name, and commands in it.
+
+It lives as long as the process that made it, or until it is closed; interfaces in it go with it, and take their other
+ends, on the nodes, with them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import subprocess
+import threading
+from pathlib import Path
+
+from testbed.emulation.conditions import LinkError
+
+_CLONE_NEWNET = 0x40000000
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class Middle:
+    """A network namespace to put the middles of links into."""
+
+    def __init__(self) -> None:
+        """LinkError when it cannot be made."""
+        self.fd = _new_namespace()
+        """Descriptor of the namespace, which lives as long as it is open."""
+
+    def ip(self, *commands: str) -> None:
+        """Run `commands` of ip there; LinkError for the first that fails."""
+        self._run(["ip", "-batch", "-"], commands)
+
+    def tc(self, *commands: str) -> None:
+        """Run `commands` of tc there; LinkError for the first that fails."""
+        self._run(["tc", "-batch", "-"], commands)
+
+    def remove(self, *ports: str) -> None:
+        """Remove those of `ports` that are there."""
+        with contextlib.suppress(LinkError):
+            self._run(["ip", "-force", "-batch", "-"], tuple(f"link delete {port}" for port in ports))
+
+    def output(self, *command: str) -> str:
+        """What `command` prints there; LinkError when it fails."""
+        return self._run(command, ())
+
+    def close(self) -> None:
+        """Give the namespace up, and with it all links through it."""
+        os.close(self.fd)
+
+    def _run(self, command: list[str] | tuple[str, ...], lines: tuple[str, ...]) -> str:
+        text = "".join(f"{line}\n" for line in lines)
+        inside = ["nsenter", f"--net=/proc/self/fd/{self.fd}", *command]
+        run = subprocess.run(inside, input=text, capture_output=True, text=True, pass_fds=[self.fd])
+        if run.returncode != 0:
+            said = " ".join((run.stderr or run.stdout).split())
+            raise LinkError(f"{' '.join(command)}: {'; '.join(lines)}: {said or f'exit code {run.returncode}'}")
+        return run.stdout
+
+
+def _new_namespace() -> int:
+    """Descriptor of a new network namespace, made by a thread because a thread can leave this process's own."""
+    made: list[int | OSError] = []
+
+    def make() -> None:
+        try:
+            if _libc.unshare(_CLONE_NEWNET):
+                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
+            for ipv6 in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6"):  # or it would speak on the links
+                ipv6.write_text("1")
+            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
+        except OSError as error:
+            made.append(error)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    thread.join()
+    if isinstance(made[0], OSError):
+        raise LinkError(f"no network namespace for the links: {made[0].strerror} (run as root)")
+    return made[0]
