@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,10 +17,8 @@ import pytest
 
 from mtcp.agent import local
 from mtcp.agent.server import MAX_PENDING
-from testbed import attack, sandbox
-from testbed.attack import LIMITS, segments
-from testbed.errors import TestbedError
-from testbed.processes import Program
+from testbed import sandbox
+from testbed.generators import Generator
 from testbed.strict import compile_strict
 from tests.root.scene import enter_network_of
 from topologies.pool import running
@@ -31,6 +28,7 @@ pytestmark = [pytest.mark.sandbox, pytest.mark.timeout(200)]
 
 PORT = 7001
 MOVES = 15
+SECONDS = 60
 MEASURED = os.environ.get("MTCP_TEST_FIGURES")
 """File to which the figures are appended, as JSON lines."""
 
@@ -96,13 +94,14 @@ def test_an_honest_client_moves_to_a_server_under_flood(
             assert flood.process.poll() is None, "the flood ended before the moves did"
             ended.set()
             watched.result()
-        flood.stop()
+        report = flood.finish()
     assert strict.poll() is None
     strict.kill()
     delays = sorted((o["committed_ns"] - o["decided_ns"]) / 1e6 for o in there if o["outcome"] == "moved")
     _note(sources, rate, len(there), delays, victim, network)
     assert len(delays) >= least, there
     assert delays[-1] < slowest_ms
+    assert report["rate"] > rate / 2, report
     assert max(victim.pending) <= MAX_PENDING
     assert max(victim.rss_kb) < victim.rss_kb[0] + 30_000
 
@@ -128,13 +127,11 @@ def _move(commands: ThreadPoolExecutor, connection: str, to: str) -> dict[str, A
             time.sleep(0.05)
 
 
-def _flood(network: Running, directory: Path, sources: str, rate: int) -> Program:
+def _flood(network: Running, directory: Path, sources: str, rate: int) -> Generator:
     s1, s2 = network.servers
-    command: list[str | Path] = [sys.executable, "-m", "testbed.attack", f"{s2.IP()}:{PORT}", "--old", s1.IP()]
-    command += ["--rate", str(rate), "--seconds", str(min(LIMITS.seconds, LIMITS.count / rate)), "--sources", sources]
-    program = Program(network.clients[1], command, directory / "attack.log")
-    program.wait_for("flooding")
-    return program
+    words = ["moves", f"{s2.IP()}:{PORT}", "--old", s1.IP(), "--rate", rate, "--seconds", SECONDS]
+    words += ["--sources", "own"] if sources == "one" else []
+    return Generator(network.clients[1], "testbed.attack", *words, log=directory / "attack.log")
 
 
 def _note(sources: str, rate: int, asked: int, delays: list[float], victim: Victim, network: Running) -> None:
@@ -146,28 +143,3 @@ def _note(sources: str, rate: int, asked: int, delays: list[float], victim: Vict
         row |= {"segments": victim.status["control_segments"]}
         with Path(MEASURED).open("a") as file:
             file.write(json.dumps(row) + "\n")
-
-
-@pytest.mark.parametrize(("rate", "seconds"), [(LIMITS.rate + 1, 1.0), (100, LIMITS.seconds + 1), (LIMITS.rate, 50.0)])
-def test_a_flood_is_bounded(rate: int, seconds: float) -> None:
-    with pytest.raises(ValueError, match="no more than"):
-        attack.flood(iter([b""]), "10.0.0.2", rate, seconds)
-
-
-def test_it_refuses_the_networks_of_machine_and_switches() -> None:
-    with pytest.raises(TestbedError, match="hosts of the testbed only"):
-        attack.refuse_outside()
-
-
-def test_segments_are_well_formed_and_none_is_like_another() -> None:
-    from mtcp.address import Endpoint
-    from mtcp.linux.segments import TcpFlags, parse
-    from mtcp.wire.options import Migrate
-
-    target, old = Endpoint("10.0.0.2", PORT), Endpoint("10.0.0.1", PORT)
-    stream = segments(target, old, "10.0.0.102", many=True, seed=1)
-    found = [parse(next(stream)) for _ in range(50)]
-    assert all(isinstance(s.option, Migrate) and s.option.old_server == old and s.flags == TcpFlags.SYN for s in found)
-    assert {s.four_tuple.local for s in found} == {target}
-    assert len({s.option.mac for s in found if isinstance(s.option, Migrate)}) == 50
-    assert len({s.four_tuple.remote.ip for s in found}) > 10
