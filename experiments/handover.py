@@ -43,6 +43,7 @@ class Handover:
 def perform(run: Run, network: Running, setting: Handover, console: Console) -> None:
     """Carry the scenario out and leave facts, events and captures in the run's directory."""
     run.sysctls({host.name: host.sysctls for host in (network.client, network.s1, network.s2)})
+    run.limits({host.name: host.limits for host in (network.client, network.s1, network.s2)})
     network.set_bw(setting.bw)
     begun = time.monotonic_ns()
     with captured(run, network):

@@ -93,6 +93,7 @@ def _stage(run: Run, setting: Soak, clients: int, wanted: Sequence[Workload]) ->
     program = compile_strict(sandbox.RUN)
     with running(SERVERS, clients, bw=setting.bw, big=BIG, logs=run.path("logs")) as network:
         run.sysctls({host.name: host.sysctls for host in network.hosts})
+        run.limits({host.name: host.limits for host in network.hosts})
         assert network.pool is not None
         workloads.serve(network.pool, network.servers, wanted)
         yield network, program

@@ -12,7 +12,7 @@ from typing import Any
 
 from mininet.node import Host, Switch
 
-from testbed import cgroups, sandbox
+from testbed import cgroups, controllers, cpu, memory, sandbox
 from testbed.processes import CommandError, checked
 
 SYSCTLS: Mapping[str, str] = {
@@ -41,14 +41,31 @@ RECORDED = (
 class MtcpHost(Host):
     """A host all of whose processes, whatever starts them, are in a control group of its own (`cgroup`)."""
 
-    def __init__(self, name: str, sysctls: Mapping[str, str] | None = None, **params: Any) -> None:
-        """`sysctls` are added to SYSCTLS. Only in a sandbox. CommandError when one cannot be set."""
+    def __init__(
+        self,
+        name: str,
+        sysctls: Mapping[str, str] | None = None,
+        cpu_cores: float | None = None,
+        memory_mib: float | None = None,
+        **params: Any,
+    ) -> None:
+        """`sysctls` are added to SYSCTLS. `cpu_cores`, `memory_mib`: limits (testbed.cpu, testbed.memory).
+
+        Only in a sandbox. CommandError when a sysctl cannot be set; CpuError, MemoryLimitError, CgroupError when a
+        limit cannot.
+        """
         if not sandbox.inside():
             raise RuntimeError("hosts are made inside a sandbox: call testbed.sandbox.enter() first")
         self.cgroup: Path = cgroups.make(sandbox.CGROUP, name)
+        self._v1_groups = controllers.directories(name)
         self.sysctls: dict[str, str] = {}
+        self.limits: dict[str, float | None] = {"cpu_cores": None, "memory_mib": None}
         super().__init__(name, **params)
         self.set_sysctls({**SYSCTLS, **(sysctls or {})})
+        if cpu_cores is not None:
+            cpu.set_cpu(self, cpu_cores)
+        if memory_mib is not None:
+            memory.set_memory(self, memory_mib)
 
     def config(self, ip6: str | None = None, **params: Any) -> dict[str, Any]:
         """`ip6`: ADDRESS/PREFIX of the first interface, beside Mininet's parameters."""
@@ -59,17 +76,22 @@ class MtcpHost(Host):
         return result
 
     def _popen(self, cmd: list[str], **params: Any) -> subprocess.Popen[bytes]:
-        """Start `cmd` in the host's control group (mnexec -a takes over namespaces, not groups)."""
+        """Start `cmd` in the host's control groups (mnexec -a takes over namespaces, not groups)."""
         # The programs of the virtual environment come first, so that `client mtcp ls` finds them.
         path = f"{Path(sys.executable).parent}:{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
         params["env"] = {**(params.get("env") or os.environ), "PATH": path}
-        join = ["sh", "-c", f'echo 0 > {shlex.quote(str(self.cgroup))}/cgroup.procs && exec "$@"', "sh"]
-        process: subprocess.Popen[bytes] = super()._popen([*join, *cmd], **params)
+        # First the one that others are filled from (testbed.controllers).
+        groups = shlex.join(f"{group}/cgroup.procs" for group in (self.cgroup, *self._v1_groups))
+        join = f'for group in {groups}; do [ ! -e "$group" ] || echo 0 > "$group" || exit 125; done; exec "$@"'
+        process: subprocess.Popen[bytes] = super()._popen(["sh", "-c", join, "sh", *cmd], **params)
         return process
 
     def set_sysctls(self, values: Mapping[str, str]) -> None:
-        """Set `values` in the host's network namespace and note what the kernel made of them in `sysctls`."""
-        settings = [f"{name}={value}" for name, value in values.items() if _known(name)]
+        """Set `values` in the host's network namespace and note what the kernel made of them in `sysctls`.
+
+        CommandError for what the kernel does not have, unless it is one of SYSCTLS as it is there.
+        """
+        settings = [f"{name}={value}" for name, value in values.items() if _known(name) or SYSCTLS.get(name) != value]
         checked(self, "sysctl", "-qw", *settings)
         names = [name for name in (*values, *RECORDED) if _known(name)]
         kernel = checked(self, "sysctl", "-n", *names).splitlines()

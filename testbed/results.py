@@ -74,6 +74,7 @@ class Run:
             "realtime_minus_monotonic_ns": machine.realtime_minus_monotonic_ns(),
             "emulation": emulation,
             "sysctls": {},
+            "limits": {},
             "versions": machine.versions(),
             "git": machine.git_revision(),
         }
@@ -95,6 +96,10 @@ class Run:
     def sysctls(self, values: Mapping[str, Mapping[str, str]]) -> None:
         """Note the sysctls of hosts: {host: {name: value}}."""
         self.metadata["sysctls"] = {host: dict(each) for host, each in values.items()}
+
+    def limits(self, values: Mapping[str, Mapping[str, float | None]]) -> None:
+        """Note what hosts may use of the machine: {host: {cpu_cores, memory_mib}}; None: no limit."""
+        self.metadata["limits"] = {host: dict(each) for host, each in values.items()}
 
     def samples(self, frame: pd.DataFrame, name: str = "samples") -> None:
         """Write the tidy `frame` as <name>.parquet and <name>.csv."""

@@ -72,13 +72,17 @@ def bring_up(
 
     `clients`: their addresses by name. `big`: bytes of the largest demo file. `logs`: directory for the output
     of the programs (default: one that goes with the sandbox). `sysctls`: for all hosts, beside those of
-    testbed.nodes.SYSCTLS. Only in a sandbox. TestbedError when something does not come up.
+    testbed.nodes.SYSCTLS and of each host in `topo`. Only in a sandbox. TestbedError when something does not come up.
     """
     logs = logs or sandbox.RUN / "log"
     logs.mkdir(parents=True, exist_ok=True)
     sandbox.name_hosts({**clients, **{server.name: server.service for server in servers}})
     directory = make_files(sandbox.RUN / "files", big)
-    net = Network(topo, host=lambda name, **params: MtcpHost(name, sysctls=sysctls, **params))
+    common = sysctls or {}
+    net = Network(
+        topo,
+        host=lambda name, sysctls=None, **params: MtcpHost(name, sysctls={**common, **(sysctls or {})}, **params),
+    )
     with contextlib.ExitStack() as stack:
         stack.callback(net.stop)
         net.start()
