@@ -19,7 +19,8 @@ from testbed.processes import CommandError, checked
 
 pytestmark = pytest.mark.sandbox(shared=True)
 
-QUOTA = 0.1
+QUOTA = 0.05
+"""Cores: little, so that even a busy machine gives a host without quota much more."""
 
 
 @pytest.fixture(scope="module")
@@ -47,8 +48,8 @@ def test_a_quota_covers_what_runs_already_and_what_starts_later(host: MtcpHost, 
     burn = ["burn", "--processes", 2, "--seconds", 60]
     first = Generator(host, "testbed.load", *burn, log=tmp_path / "1")
     try:
-        free = share(host, lambda cores: cores > 3 * QUOTA)
-        assert free > 3 * QUOTA, "without a quota they get more than the test is about"
+        free = share(host, lambda cores: cores > 2 * QUOTA)
+        assert free > 2 * QUOTA, "without a quota they get more than the test is about"
         cpu.set_cpu(host, QUOTA)
         assert host.limits["cpu_cores"] == QUOTA
         periods, waited = cpu.throttled(host)
@@ -61,7 +62,7 @@ def test_a_quota_covers_what_runs_already_and_what_starts_later(host: MtcpHost, 
             assert now > periods and now_waited > waited
             cpu.set_cpu(host, None)
             assert host.limits["cpu_cores"] is None
-            assert share(host, lambda cores: cores > 3 * QUOTA) > 3 * QUOTA
+            assert share(host, lambda cores: cores > 2 * QUOTA) > 2 * QUOTA
         finally:
             report = second.finish()
         assert 0 < report["cores"] <= report["asked_cores"] == 2
