@@ -90,8 +90,7 @@ class ClientRole(Machine):
 
     def closed(self, now: float) -> None:
         """The client's socket is gone."""
-        self._reason = "the application closed the connection"
-        self.fire(ClientEvent.CLOSED, now)
+        self._fail("the application closed the connection", ClientEvent.CLOSED, now)
 
     def on_option(self, server: Endpoint, option: AnyOption, now: float) -> None:
         """A control segment from `server`."""
@@ -110,10 +109,14 @@ class ClientRole(Machine):
                 asked = self._migrate is not None and keys.matches(tag, self._migrate.mac)
                 if server != self.target or attempt != self.attempt or not asked:
                     raise RemoteProtocolError(f"REJECT of attempt {attempt} from {server}: not asked; dropped")
-                self._reason = _explain(reason)
-                self.fire(ClientEvent.REJECT, now)
+                self._fail(_explain(reason), ClientEvent.REJECT, now)
             case _:
                 raise RemoteProtocolError(f"{option} from {server} is not for this client now; dropped")
+
+    def _fail(self, reason: str, event: ClientEvent, now: float) -> None:
+        if self._undecided:
+            self._reason = reason
+        self.fire(event, now)
 
     def _about_accept(self, server: Endpoint, attempt: int) -> ClientEvent:
         if self._undecided and attempt == self.attempt and server == self.target:
