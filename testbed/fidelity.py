@@ -34,7 +34,9 @@ import pandas as pd
 from numpy.typing import NDArray
 
 from testbed import machine, sleeper
+from testbed.emulation.statistics import EmulationStats
 from testbed.errors import TestbedError
+from testbed.network import Network
 
 if TYPE_CHECKING:
     from testbed.capture import Capture
@@ -135,6 +137,7 @@ class Monitor:
         self._limits = limits or self.limits
         self._samples: list[tuple[int, str, float]] = []
         self._machine = _Machine()
+        self._emulation = _Emulation(net) if isinstance(net, Network) else None
         self._sleepers: list[subprocess.Popen[bytes]] = []
         self._stop = threading.Event()
         self._died = ""
@@ -174,6 +177,10 @@ class Monitor:
     def _watch(self) -> None:
         while not self._stop.wait(PERIOD):
             self._look()
+            if self._emulation is not None and (died := self._emulation.died):
+                self._run.void(died)
+                self._interrupt(died)
+                return
 
     def _interrupt(self, died: str) -> None:
         """End the block: what would it wait for?"""
@@ -186,6 +193,8 @@ class Monitor:
     def _look(self) -> None:
         now = time.monotonic_ns()
         seen = self._machine.since_last()
+        if self._emulation is not None:
+            seen |= self._emulation.since_last()
         self._samples += [(now, name, value) for name, value in seen.items()]
         with contextlib.suppress(BlockingIOError):
             # All that the pipe holds, and so whole records.
@@ -196,6 +205,9 @@ class Monitor:
         """Write samples and figures."""
         frame = pd.DataFrame(self._samples, columns=["monotonic_ns", "quantity", "value"])
         self.figures = summarise(frame)
+        if self._emulation is not None:
+            self.figures |= self._emulation.figures()
+            self._run.metadata["emulation"] = self._emulation.name
         if self._captures:
             dropped = [capture.stats.dropped for capture in self._captures.values() if capture.stats is not None]
             self.figures["capture_drops"] = sum(dropped)
@@ -257,3 +269,49 @@ class _Machine:
             some = Path("/proc/pressure/cpu").read_text().split("\n", 1)[0]
             read |= {"pressure": int(some.rpartition("=")[2]) / 1e6, "clock": time.monotonic()}
         return read
+
+
+class _Emulation:
+    """What the network's emulator tells of itself."""
+
+    def __init__(self, net: Network) -> None:
+        self._net = net
+        self._first = self._before = self._last = net.emulation_stats()
+        self._begun = self._looked = time.monotonic()
+
+    @property
+    def name(self) -> str:
+        return self._net.emulation
+
+    @property
+    def died(self) -> str | None:
+        return self._net.emulation_died
+
+    def since_last(self) -> dict[str, float]:
+        """Once in EMULATION_PERIOD: processor time, lateness and losses since the last time."""
+        now = time.monotonic()
+        if now - self._looked < EMULATION_PERIOD or not self._ask():
+            return {}
+        said = _told(self._last.since(self._before), now - self._looked)
+        self._before, self._looked = self._last, now
+        return said
+
+    def figures(self) -> dict[str, float]:
+        """Those of Limits, of all the time; until the last look, if it has died."""
+        self._ask()
+        return _told(self._last.since(self._first), time.monotonic() - self._begun)
+
+    def _ask(self) -> bool:
+        with contextlib.suppress(TestbedError):  # then it has died, and that is told elsewhere
+            self._last = self._net.emulation_stats()
+            return True
+        return False
+
+
+def _told(stats: EmulationStats, seconds: float) -> dict[str, float]:
+    told = {"emulator_drops": float(sum(each.overflow for each in stats.directions.values()))}
+    if stats.realtime is not None:
+        told["emulator_cpu"] = round(stats.cpu / seconds, 4)
+        if any(each.lateness for each in stats.directions.values()):
+            told["emulator_late_p99_ms"] = round(stats.lateness(0.99) * 1e3, 3)
+    return told
