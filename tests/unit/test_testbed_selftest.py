@@ -50,7 +50,9 @@ def test_a_dead_link_has_one_fault() -> None:
     assert len(judge(ASKED, Measured("a->b", 100, 0, 0, None, None, None))) == 1
 
 
-@pytest.mark.parametrize(("n", "p"), [(0, 0.1), (1000, 0.01), (30_000, 0.001), (50, 0.5), (10, 0.001), (100, 0.0), (100, 1.0)])
+@pytest.mark.parametrize(
+    ("n", "p"), [(0, 0.1), (1000, 0.01), (30_000, 0.001), (50, 0.5), (10, 0.001), (100, 0.0), (100, 1.0)]
+)
 @pytest.mark.parametrize("confidence", [0.95, 0.9999])
 def test_binomial_interval(n: int, p: float, confidence: float) -> None:
     assert binomial_interval(n, p, confidence) == tuple(binom.interval(confidence, n, p))
