@@ -9,6 +9,7 @@ import hashlib
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,8 @@ from topologies.two_servers import running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(90 if sandbox.inside() else 400)]
 MB = 1_000_000
+SLOW, FAST = 10.0, 200.0
+"""Mbit/s of the links: while commands are given, and when all has been said."""
 DOWNLOAD = ["curl", "-sS", f"http://{SERVERS[0]}/big"]
 
 
@@ -30,7 +33,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
         yield None
         return
     directory = tmp_path_factory.mktemp("initiators")
-    with running(bw=40, big=16 * MB, logs=directory) as net, Scene.of(net, directory) as scene:
+    with running(bw=SLOW, big=16 * MB, logs=directory) as net, Scene.of(net, directory) as scene:
         yield scene
 
 
@@ -38,10 +41,23 @@ def content(scene: Scene) -> str:
     return hashlib.sha256((scene.net.directory / "big").read_bytes()).hexdigest()
 
 
+def finish(scene: Scene, *downloads: Future[str]) -> None:
+    """Wait for the downloads; each must be exact."""
+    scene.net.set_bw(FAST)
+    assert {download.result(30) for download in downloads} == {content(scene)}
+    scene.net.set_bw(SLOW)
+
+
 def mtcp(host: MtcpHost, *words: str) -> tuple[str, int]:
     """Run a command on a host; what it says, and its status."""
     out, err, status = host.pexec(["mtcp", *words])
     return (out + err).strip(), status
+
+
+def wait_until_draining(host: MtcpHost) -> None:
+    deadline = time.monotonic() + 10
+    while json.loads(mtcp(host, "status", "--json")[0])["draining"] != "yes":
+        assert time.monotonic() < deadline
 
 
 def wait_until_on(scene: Scene, connection: str, server: str) -> None:
@@ -71,7 +87,7 @@ def test_hints_from_whoever_has_the_connection(scene: Scene) -> None:
         time.sleep(0.3)  # S2 sends
         assert mtcp(scene.net.s2, "hint", connection, "--reason", "overload", "--to", "s1") == ("", 0)
         wait_until_on(scene, connection, SERVERS[0])
-        assert digest.result(30) == content(scene)
+        finish(scene, digest)
     outcomes = migrations_of(scene, connection)
     assert [o["initiator"] for o in outcomes] == ["hint: attack", "hint: overload"]
     scene.judge(connection, outcomes)
@@ -88,7 +104,7 @@ def test_a_drain_moves_all_and_lets_none_in(scene: Scene) -> None:
         assert json.loads(out) == {"moved": 4, "stayed": 0, "why": []}
         for connection in connections:
             wait_until_on(scene, connection, SERVERS[1])
-        assert {digest.result(30) for digest in digests} == {content(scene)}
+        finish(scene, *digests)
     for connection in connections:
         scene.judge(connection, migrations_of(scene, connection), connections=4)
 
@@ -107,8 +123,8 @@ def test_a_drain_says_what_stayed_and_why(scene: Scene) -> None:
             names = scene.wait_for_connections(2)
             rows = scene.connections()
             here, there = sorted(names, key=lambda name: str(rows[name]["current"]))
-            drain = scene.net.s1.popen(["mtcp", "drain", "--seconds", "1.5"], text=True, stdout=-1)
-            time.sleep(0.5)
+            drain = scene.net.s1.popen(["mtcp", "drain", "--seconds", "4"], text=True, stdout=-1)
+            wait_until_draining(scene.net.s1)
             outcome = scene.move(there, SERVERS[0])
             assert outcome["reason"].startswith("DRAINING"), outcome
             out, _ = drain.communicate(timeout=20)
@@ -117,7 +133,7 @@ def test_a_drain_says_what_stayed_and_why(scene: Scene) -> None:
                 ["0 moved, 1 stayed", f"  {here}: its client's policy declines hints"],
             )
             assert scene.move(there, SERVERS[0])["outcome"] == "moved"  # the drain is over
-            assert {digest.result(30) for digest in digests} == {content(scene)}
+            finish(scene, *digests)
     finally:
         pool.programs["agent-client"].stop()
         pool.start_agent(scene.net.client)
@@ -136,15 +152,14 @@ def test_the_clients_policy(scene: Scene) -> None:
             digest = client.digest()
             (connection,) = scene.wait_for_connections()
             time.sleep(0.7)  # at full speed
-            slowed.set_bw(2)
+            slowed.set_bw(SLOW / 20)
             wait_until_on(scene, connection, SERVERS[1])
-            slowed.set_bw(40)
-            assert digest.result(30) == content(scene)
+            finish(scene, digest)
         outcomes = migrations_of(scene, connection)
         assert [o["initiator"] for o in outcomes] == ["policy"]
         scene.judge(connection, outcomes)
     finally:
-        slowed.set_bw(40)
+        slowed.set_bw(SLOW)
         pool.programs["agent-client"].stop()
         pool.start_agent(scene.net.client)
 
