@@ -62,10 +62,13 @@ def hold(path: Path) -> int:
     return descriptor
 
 
-def remove(path: Path, timeout: float = 10.0) -> bool:
-    """Kill what runs in the group `path` and those under it, and remove them; False after `timeout` s."""
+def remove(path: Path, *more: Path, timeout: float = 10.0) -> bool:
+    """Kill what runs in the group `path` and those under it, and remove them; False after `timeout` s.
+
+    `more`: groups of version 1 that the same processes are in.
+    """
     deadline = time.monotonic() + timeout
-    places = _places(path)
+    places = [*_places(path), *more]
     while any(place.exists() for place in places):
         # A process may have come in since the last round: kill again every time.
         with contextlib.suppress(OSError):
@@ -110,8 +113,8 @@ def _abandoned(path: Path) -> Iterator[bool]:
 
 
 def _places(path: Path) -> list[Path]:
-    """The group `path` of version 2, and where its namesakes of version 1 are, or would be."""
-    return [path, *(root / path.name for root in _mounted("cgroup"))]
+    """The group `path` of version 2, and where those of the same sandbox in version 1 are, or would be."""
+    return [path, *(root / path.name for root in _mounted("cgroup") if path.name.startswith(PREFIX))]
 
 
 def _mounted(kind: str, option: str = "rw") -> list[Path]:

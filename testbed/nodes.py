@@ -6,11 +6,12 @@ import os
 import shlex
 import subprocess
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from mininet.node import Host, Switch
+from mininet.log import warn
+from mininet.node import Host, Node, Switch
 
 from testbed import cgroups, controllers, cpu, memory, sandbox
 from testbed.processes import CommandError, checked
@@ -38,7 +39,42 @@ RECORDED = (
 """Left as they are, but noted with the results."""
 
 
-class MtcpHost(Host):
+class Watched(Node):
+    """A node whose shell may be killed: that is said, where Mininet would wait for ever."""
+
+    def sendCmd(self, *args: Any, **options: Any) -> None:
+        """Have the shell run a command; CommandError when it is dead."""
+        self._require_shell()
+        super().sendCmd(*args, **options)
+
+    def sendInt(self, *args: Any) -> None:
+        """Press Ctrl-C in the shell; CommandError when it is dead."""
+        self._require_shell()
+        super().sendInt(*args)
+
+    def waitReadable(self, timeoutms: float | None = None) -> Any:
+        """Wait for output of the shell, `timeoutms` milliseconds at most; CommandError when it dies."""
+        while True:
+            ready = super().waitReadable(100 if timeoutms is None else timeoutms)
+            if ready or self.readbuf or timeoutms is not None:
+                return ready
+            self._require_shell()
+
+    def cmd(self, *args: Any, **options: Any) -> Any:
+        """Run a command in the shell and return what it prints; a dead shell prints nothing."""
+        try:
+            return super().cmd(*args, **options)
+        except CommandError as error:
+            warn(f"{error}\n")
+            return ""
+
+    def _require_shell(self) -> None:
+        if self.shell is not None and self.shell.poll() is not None:
+            self.waiting = False
+            raise CommandError(f"{self}: its shell has been killed: leave, and start again")
+
+
+class MtcpHost(Watched, Host):
     """A host all of whose processes, whatever starts them, are in a control group of its own (`cgroup`)."""
 
     def __init__(
@@ -86,6 +122,11 @@ class MtcpHost(Host):
         process: subprocess.Popen[bytes] = super()._popen(["sh", "-c", join, "sh", *cmd], **params)
         return process
 
+    def terminate(self) -> None:
+        """End all that runs on the host, and remove its control group."""
+        super().terminate()
+        cgroups.remove(self.cgroup, *self._v1_groups)
+
     def set_sysctls(self, values: Mapping[str, str]) -> None:
         """Set `values` in the host's network namespace and note what the kernel made of them in `sysctls`.
 
@@ -101,7 +142,21 @@ class MtcpHost(Host):
                 raise CommandError(f"{self}: sysctl {name} is {self.sysctls[name]}, not {value}")
 
 
-class BridgeSwitch(Switch):
+class Router(Watched, Host):
+    """A router between the networks of its interfaces; also outside a sandbox."""
+
+    def config(self, discarded: Sequence[str] = (), **params: Any) -> dict[str, Any]:
+        """`discarded`: networks of which nobody hears again. CommandError when it cannot be one."""
+        result: dict[str, Any] = super().config(**params)
+        # Hosts may send with sources that are not theirs, if the experiment says so.
+        settings = "for each in /proc/sys/net/ipv4/conf/*/rp_filter; do echo 0 > $each; done"
+        checked(self, "sh", "-c", f"echo 1 > /proc/sys/net/ipv4/ip_forward && {settings}")
+        for network in discarded:
+            checked(self, "ip", "route", "replace", "blackhole", network)
+        return result
+
+
+class BridgeSwitch(Watched, Switch):
     """A learning switch: the kernel's bridge, without spanning tree."""
 
     def __init__(self, name: str, **params: Any) -> None:

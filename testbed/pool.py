@@ -111,9 +111,13 @@ class Pool:
 
     def stop(self) -> None:
         """Stop all programs: services first."""
-        for name in sorted(self.programs, key=lambda name: name.startswith("agent-")):
-            with contextlib.suppress(OSError):
-                self.programs[name].stop()
+        for agents in (False, True):
+            programs = [program for name, program in self.programs.items() if name.startswith("agent-") is agents]
+            for program in programs:
+                with contextlib.suppress(OSError):
+                    program.process.terminate()
+            for program in programs:
+                program.wait_end()
         self.programs.clear()
 
     def __enter__(self) -> Self:

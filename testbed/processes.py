@@ -72,6 +72,10 @@ class Program:
         """End it with signal `number`, after `timeout` seconds with SIGKILL; return its exit code."""
         with contextlib.suppress(ProcessLookupError):
             self.process.send_signal(number)
+        return self.wait_end(timeout)
+
+    def wait_end(self, timeout: float = 5.0) -> int:
+        """Wait until it ends, after `timeout` seconds by SIGKILL; return its exit code."""
         try:
             return self.process.wait(timeout)
         except subprocess.TimeoutExpired:
