@@ -1,19 +1,17 @@
-"""Mininet without its effects on the whole machine, and its prompt."""
+"""Mininet without its effects on the whole machine."""
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
-from mininet.cli import CLI
-from mininet.log import output
 from mininet.net import Mininet
 from mininet.topo import Topo
 
 from testbed.emulation.emulator import Emulator
 from testbed.emulation.statistics import EmulationStats
-from testbed.links import EmulatedLink
+from testbed.links import EmulatedLink, LinkError
 from testbed.nodes import BridgeSwitch, MtcpHost
 
 Mininet.inited = True  # no fixLimits(): it changes sysctls of the whole machine
@@ -50,26 +48,21 @@ class Network(Mininet):
         """What the emulator has counted since the links were made. LinkError when it has died."""
         return self._emulator.stats()
 
+    def set_link(self, node1: str, node2: str, conditions: Mapping[str, Any], one_way: bool = False) -> None:
+        """Change the link of the nodes of these names: bw, delay, jitter, loss, queue, as of EmulatedLink.set.
+
+        `one_way`: only what `node1` sends. LinkError when there is no such link, or it cannot be like that.
+        """
+        links = self.linksBetween(self[node1], self[node2]) if {node1, node2} <= {*self.keys()} else []
+        if not links:
+            raise LinkError(f"there is no link {node1}-{node2}")
+        for link in links:
+            sender = 1 if link.intf1.node is self[node1] else 2
+            link.set(**conditions, direction=sender if one_way else None)
+
     def stop(self) -> None:
         """Take everything down."""
         try:
             super().stop()
         finally:
             self._emulator.close()
-
-
-class Prompt(CLI):
-    """Mininet's prompt, also for commands from a pipe."""
-
-    if not sys.stdin.isatty():
-        prompt = ""
-        readlineInited = True  # Mininet's history is for people, not for pipes
-
-    def waitForNode(self, node: Any) -> None:
-        """Show what a command prints until it ends."""
-        if self.isatty():
-            super().waitForNode(node)
-            return
-        # Mininet would feed the next commands in the pipe to the running one.
-        while node.waiting:
-            output(node.monitor())

@@ -2,67 +2,58 @@
 
          client 10.0.0.100, fd00::100
             |
-            | bw
+            | bw, rtt/4, jitter, loss
             |
            sw1   service network 10.0.0.0/24, fd00::/64
           /    \\
       bw /      \\ bw
-        /        \\
+   rtt/4/        \\ rtt/4
   10.0.0.1     10.0.0.2
   fd00::1      fd00::2
        s1 ------ s2
-  10.1.0.1     10.1.0.2   control network 10.1.0.0/24
+  10.1.0.1     10.1.0.2   control network 10.1.0.0/24, as fast as the machine is
+
+Each service link delays packets by a quarter of the round-trip time, each way: that is the time between any two hosts
+and back. Jitter and loss are on the client's link. Without options for them there is no delay, jitter or loss, nor
+anything that could make one.
 
 Each host runs the M-TCP agent, each server the file server on port 80, with the same files. As a script:
 
-    sudo .venv/bin/python topologies/two_servers.py --bw 10
+    sudo .venv/bin/python topologies/two_servers.py --rtt 40ms --bw 10mbit --loss 0.1%
 
-or, with any other switch, host and link of Mininet: mn --custom topologies/two_servers.py --topo two_servers
+or, with any other switch, host and link of Mininet: mn --custom topologies/two_servers.py --topo two_servers,bw=10
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
 import sys
-from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
-from mininet.topo import Topo
-
 from testbed.nodes import MtcpHost
-from testbed.pool import Server
 from topologies import running as common
+from topologies.building import CONTROL_PORT, ServiceTopo, conditions
 from topologies.running import HTTP_PORT, SERVICE_SWITCH
 
 ADDRESSES = {"s1": "10.0.0.1", "s2": "10.0.0.2", "client": "10.0.0.100"}
 ADDRESSES6 = {"s1": "fd00::1", "s2": "fd00::2", "client": "fd00::100"}
 CONTROL = {"s1": "10.1.0.1", "s2": "10.1.0.2"}
-CONTROL_PORT = 7000
-
-GREETING = """
-client, s1 and s2 are up. Start a download from s1, see its connection, move it to s2 while it runs:
-
-    client curl -o /dev/null http://s1/big &
-    client mtcp ls
-    client mtcp migrate --to s2
-
-Files on both servers: {files}.  Logs: {logs}.  Ctrl-D leaves.
-"""
 
 
-class TwoServers(Topo):  # type: ignore[misc, unused-ignore]
-    """The network drawn above. `bw`: Mbit/s of each service link and direction; None: unshaped."""
+class TwoServers(ServiceTopo):
+    """The network drawn above."""
 
-    def build(self, bw: float | None = None, **_params: Any) -> None:
-        """Called by Mininet's Topo."""
+    def build(self, **way: Any) -> None:
+        """Called by Mininet's Topo. `way`: bw, rtt, jitter, loss, queue, of topologies.building.conditions."""
         switch = self.addSwitch(SERVICE_SWITCH)
-        shape = {} if bw is None else {"bw": float(bw)}
         for name, address in ADDRESSES.items():
-            self.addHost(name, ip=f"{address}/24", ip6=f"{ADDRESSES6[name]}/64")
-            self.addLink(name, switch, **shape)
-        control = {f"params{i}": {"ip": f"{CONTROL[name]}/24"} for i, name in ((1, "s1"), (2, "s2"))}
-        self.addLink("s1", "s2", **control)
+            ip6 = ADDRESSES6[name]
+            if name in CONTROL:
+                self.server(name, address, CONTROL[name], [ip6], ip6=f"{ip6}/64")
+            else:
+                self.client(name, address, ip6=f"{ip6}/64")
+            self.service_link(name, switch, conditions(**way, share=1 / 4, lossy=name not in CONTROL))
+        self.control_network()
 
 
 topos = {"two_servers": TwoServers}
@@ -80,26 +71,14 @@ class Running(common.Running):
         return self.servers[1]
 
 
-@contextlib.contextmanager
-def running(*, bw: float | None = None, **settings: Any) -> Iterator[Running]:
-    """Bring the network up; take it down at the end.
-
-    `bw`: Mbit/s of the service links; `settings`: those of topologies.running.bring_up. TestbedError when something
-    does not come up.
-    """
-    servers = [Server(name, ADDRESSES[name], f"{CONTROL[name]}:{CONTROL_PORT}", [ADDRESSES6[name]]) for name in CONTROL]
-    clients = {"client": ADDRESSES["client"]}
-    with common.bring_up(
-        Running, TwoServers(bw=math.inf if bw is None else bw), clients, servers, **settings
-    ) as network:
-        yield network
+def running(**options: Any) -> AbstractContextManager[Running]:
+    """Bring the network up; take it down at the end. `options`: see topologies.running.running."""
+    return common.running(TwoServers, Running, **options)
 
 
 def main() -> int:
     """Bring the network up and give Mininet's prompt."""
-    options = common.parser("A client and two M-TCP servers, and Mininet's prompt.").parse_args()
-    start = lambda o: running(bw=o.bw or None, agents=not o.no_agents, logs=o.logs)  # noqa: E731
-    return common.prompt(options, start, GREETING)
+    return common.script(TwoServers, common.Parser("A client and two M-TCP servers, and Mininet's prompt."))
 
 
 __all__ = [

@@ -9,13 +9,12 @@ import signal
 import subprocess
 import sys
 import termios
-import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from testbed import cgroups
+from tests.traces import Traces, eventually
 
 SCRIPT = """
 import os, subprocess, sys, time
@@ -39,62 +38,17 @@ finally:
 """
 
 
-def groups() -> set[Path]:
-    return set(cgroups.mount_point().glob(f"{cgroups.PREFIX}*"))
-
-
-def eventually(condition: Callable[[], bool], timeout: float = 15.0) -> bool:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        if time.monotonic() > deadline:
-            return False
-        time.sleep(0.01)
-    return True
-
-
-class Sandbox:
+class Sandbox(Traces):
     """The script above in a sandbox, and what the machine sees of it."""
 
     def __init__(self, script: Path, body: str, *arguments: str, **options: object) -> None:
-        before = groups()
         command = [sys.executable, str(script), body, *arguments]
-        self.outer = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
-        assert self.outer.stdout is not None
-        self.output = self.outer.stdout
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, **options)
+        assert self.process.stdout is not None
+        self.output = self.process.stdout
         assert self.output.readline() == "up 2\n"
-        # Others may run sandboxes at the same time: ours is the one that holds a child of ours.
-        self.inner = self.children(self.outer.pid, exclude="mtcp-janitor")
-        self.janitor = self.children(self.outer.pid, only="mtcp-janitor")
-        (self.group,) = (g for g in groups() - before if self.inner in self.processes(g))
-        self.namespaces = {Path(f"/proc/{self.inner}/ns/{kind}").readlink() for kind in ("net", "mnt", "pid")}
-        self.alive = {pid: born(pid) for pid in {*self.processes(self.group), self.janitor}}
-        assert len(self.alive) == 3 and None not in self.alive.values()
-
-    @staticmethod
-    def children(parent: int, only: str | None = None, exclude: str | None = None) -> int:
-        pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
-        names = {int(pid): Path(f"/proc/{pid}/comm").read_text().strip() for pid in pids}
-        (found,) = (p for p, n in names.items() if (only is None or n == only) and n != exclude)
-        return found
-
-    @staticmethod
-    def processes(group: Path) -> list[int]:
-        return [int(pid) for file in group.rglob("cgroup.procs") for pid in file.read_text().split()] + [
-            int(pid) for pid in (group / "cgroup.procs").read_text().split()
-        ]
-
-    def gone(self) -> bool:
-        """No control group, and no process, hence no namespace (whose numbers are used again at once)."""
-        return not self.group.exists() and all(born(pid) != then for pid, then in self.alive.items())
-
-
-def born(pid: int) -> str | None:
-    """When the process `pid` started: with the pid, its identity. None if it is dead."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return None
-    return None if state == "Z" else fields[18]
+        super().__init__(self.process.pid)
+        assert len(self._alive) == 3 and None not in self._alive.values()
 
 
 @pytest.fixture
@@ -107,8 +61,8 @@ def script(tmp_path: Path) -> Path:
 @pytest.mark.parametrize(("body", "code"), [("pass", 0), ("sys.exit(3)", 3), ("raise SystemExit('x')", 1)])
 def test_exit_code_and_nothing_left(script: Path, body: str, code: int) -> None:
     sandbox = Sandbox(script, f"sys.stdin.readline(); {body}", stdin=subprocess.PIPE)
-    sandbox.outer.communicate("\n", timeout=20)
-    assert sandbox.outer.returncode == code
+    sandbox.process.communicate("\n", timeout=20)
+    assert sandbox.process.returncode == code
     assert sandbox.gone(), "all is gone already when the outer process ends"
 
 
@@ -118,15 +72,15 @@ def test_kill_leaves_nothing(script: Path, victim: str) -> None:
     if "janitor" in victim:
         os.kill(sandbox.janitor, signal.SIGKILL)
     if victim == "janitor":
-        sandbox.outer.terminate()
-        assert sandbox.outer.wait(20) == 143
+        sandbox.process.terminate()
+        assert sandbox.process.wait(20) == 143
         assert sandbox.gone(), "all is gone already when the outer process ends"
         return
-    os.kill(sandbox.inner if victim == "inner" else sandbox.outer.pid, signal.SIGKILL)
-    assert sandbox.outer.wait(20) == (128 + 9 if victim == "inner" else -9)
+    os.kill(sandbox.inner if victim == "inner" else sandbox.outer, signal.SIGKILL)
+    assert sandbox.process.wait(20) == (128 + 9 if victim == "inner" else -9)
     if victim == "janitor and outer":
         # Nobody is left to remove the group; the next sandbox does.
-        assert eventually(lambda: not sandbox.processes(sandbox.group))
+        assert eventually(lambda: not sandbox.processes())
         assert sandbox.group.exists()
         assert eventually(lambda: sandbox.group in cgroups.remove_stale(sandbox.group.parent))
     assert eventually(sandbox.gone)
@@ -142,9 +96,9 @@ def test_kill_leaves_nothing(script: Path, victim: str) -> None:
 )
 def test_signal_unwinds_the_script(script: Path, number: signal.Signals, code: int, said: str) -> None:
     sandbox = Sandbox(script, "time.sleep(1000)")
-    sandbox.outer.send_signal(number)
-    output, _ = sandbox.outer.communicate(timeout=20)
-    assert (sandbox.outer.returncode, output) == (code, said)
+    sandbox.process.send_signal(number)
+    output, _ = sandbox.process.communicate(timeout=20)
+    assert (sandbox.process.returncode, output) == (code, said)
     assert sandbox.gone()
 
 
@@ -155,9 +109,9 @@ def test_a_script_that_does_not_end_is_killed(script: Path) -> None:
         "import signal; signal.signal(15, lambda *_: None); print('deaf', flush=True)\nwhile True: time.sleep(1000)",
     )
     assert sandbox.output.readline() == "deaf\n"
-    sandbox.outer.terminate()
-    output, _ = sandbox.outer.communicate(timeout=20)
-    assert (sandbox.outer.returncode, output) == (128 + 9, "")
+    sandbox.process.terminate()
+    output, _ = sandbox.process.communicate(timeout=20)
+    assert (sandbox.process.returncode, output) == (128 + 9, "")
     assert sandbox.gone()
 
 
@@ -165,10 +119,10 @@ def test_signal_to_process_and_group_counts_once(script: Path) -> None:
     # What `timeout` does: it signals its child, then the process group.
     sandbox = Sandbox(script, "time.sleep(1000)", start_new_session=True)
     for _ in range(3):
-        os.kill(sandbox.outer.pid, signal.SIGTERM)
-        os.killpg(sandbox.outer.pid, signal.SIGTERM)
-    output, _ = sandbox.outer.communicate(timeout=20)
-    assert (sandbox.outer.returncode, output) == (143, "unwound\n")
+        os.kill(sandbox.outer, signal.SIGTERM)
+        os.killpg(sandbox.outer, signal.SIGTERM)
+    output, _ = sandbox.process.communicate(timeout=20)
+    assert (sandbox.process.returncode, output) == (143, "unwound\n")
     assert sandbox.gone()
 
 
@@ -182,8 +136,8 @@ def test_ctrl_c_at_a_terminal_reaches_the_script_once(script: Path) -> None:
         preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
     )
     os.write(controller, b"\x03")
-    output, _ = sandbox.outer.communicate(timeout=20)
-    assert (sandbox.outer.returncode, output) == (77, "interrupted\nunwound\n")
+    output, _ = sandbox.process.communicate(timeout=20)
+    assert (sandbox.process.returncode, output) == (77, "interrupted\nunwound\n")
     assert sandbox.gone()
     os.close(controller)
     os.close(terminal)
@@ -193,8 +147,8 @@ def test_two_sandboxes_do_not_see_each_other(script: Path) -> None:
     first, second = Sandbox(script, "time.sleep(1000)"), Sandbox(script, "time.sleep(1000)")
     assert not first.namespaces & second.namespaces
     for sandbox in (first, second):
-        sandbox.outer.terminate()
-        sandbox.outer.communicate(timeout=20)
+        sandbox.process.terminate()
+        sandbox.process.communicate(timeout=20)
         assert sandbox.gone()
 
 
@@ -215,15 +169,15 @@ def test_cleaning_removes_abandoned_groups_of_both_versions_and_no_others(script
         subprocess.run([sys.executable, "-m", "testbed.cli", "clean"], check=True)
         left = {name: [path for path in paths if path.exists()] for name, paths in made.items()}
         assert left == {**made, "abandoned": []}
-        assert sandbox.processes(sandbox.group)
+        assert sandbox.processes()
     finally:
         os.close(held)
         cgroups.remove_stale(v2)
         for path in made["strange"]:
             path.rmdir()
             path.parent.rmdir()
-        sandbox.outer.terminate()
-        sandbox.outer.wait(20)
+        sandbox.process.terminate()
+        sandbox.process.wait(20)
     assert not any(path.parent.exists() for paths in made.values() for path in paths)
 
 
@@ -241,7 +195,7 @@ time.sleep(1000)
     sandbox = Sandbox(script, body, str(root))
     path = Path(sandbox.output.readline().strip())
     assert path.exists() and path.parent.name == sandbox.group.name
-    os.kill(sandbox.outer.pid, signal.SIGKILL)
+    os.kill(sandbox.outer, signal.SIGKILL)
     assert eventually(lambda: not path.parent.exists())
     assert eventually(sandbox.gone)
 
