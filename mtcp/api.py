@@ -40,6 +40,8 @@ LOOK_EVERY = 0.5
 """Seconds between looks at the lifeline of a connection that is used without waiting for it."""
 SENDFILE_PIECE = 1 << 24
 """Bytes per call of sendfile(2): more than any socket's buffer takes at once."""
+FROZEN = (errno.EINVAL, errno.EPERM)
+"""What a socket in repair mode answers to send and recv; the fence may be open again when we look."""
 Ends = tuple[tuple[str, int], tuple[str, int]]
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
@@ -282,11 +284,14 @@ class Connection:
             return operation()
         with capsule.lock():
             self._check_fence()
+            decided = capsule.attempt
             try:
                 result = operation()
-            except OSError:
+            except OSError as error:
                 # A frozen socket refuses everything, and one that has left is not connected.
                 self._check_fence()
+                if error.errno in FROZEN and capsule.attempt != decided:
+                    raise Fenced from None
                 raise
         # The fence may have fallen meanwhile; if the connection has left, what came back (an end of stream, say) is
         # of the socket's destruction. A call that must not wait has happened before the fence, and returns.

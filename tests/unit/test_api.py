@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -265,6 +266,29 @@ def test_a_call_during_which_the_fence_falls_returns_after_the_outcome(pair: Pai
     assert background.waits()
     pair.capsule.fence = Fence.OPEN
     assert background.end() == b"data"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EPERM])
+def test_a_call_on_a_frozen_socket_is_made_again_even_if_the_fence_is_open_by_then(pair: Pair, number: int) -> None:
+    """The move was refused at once: the thread that ran into it may look late."""
+
+    def frozen_for_a_moment() -> bytes:
+        if not pair.capsule.attempt:
+            pair.capsule.attempt = 1
+            raise OSError(number, "in repair mode")
+        return b"thawed"
+
+    assert pair.connection._attempt(frozen_for_a_moment, 0) == b"thawed"
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.ECONNRESET])
+def test_other_errors_are_the_callers(pair: Pair, number: int) -> None:
+    def failing() -> bytes:
+        pair.capsule.attempt += number == errno.ECONNRESET
+        raise OSError(number, "of its own")
+
+    with pytest.raises(OSError, match="of its own"):
+        pair.connection._attempt(failing, 0)
 
 
 def test_a_full_send_waits_without_the_lock(pair: Pair) -> None:
