@@ -1,4 +1,8 @@
-"""Bottlenecks: token buckets, which split super-packets (GSO), so the hosts' offloads can stay on."""
+"""Bottlenecks: token buckets. They split super-packets (GSO) that they cannot hold, so the hosts' offloads stay on.
+
+A bucket holds what passes in 1.2 ms. From 500 Mbit/s on that is a whole super-packet, and none is split: that takes more
+time of the processor than all the rest, and a buffer of few packets then drops dozens at once.
+"""
 
 from __future__ import annotations
 
@@ -11,6 +15,7 @@ from testbed.emulation.conditions import Conditions
 from testbed.emulation.middle import Middle
 
 _FRAME = 1514  # bytes
+_BURST, _LEAST_BURST = 0.0012, 15_000  # seconds, bytes
 _UNLIMITED = 1e11  # bit/s
 _PATIENCE = 2.0  # seconds until a queue is empty
 
@@ -19,8 +24,7 @@ def commands(port: str, conditions: Conditions) -> list[str]:
     """The commands of tc that make `port` the bottleneck of what leaves by it."""
     if conditions.bandwidth == math.inf:
         return []
-    # A bucket of at least 15 kB; more at high rates, where timers would starve a small one.
-    burst = max(15_000, round(conditions.bandwidth / 8 * 0.00025))
+    burst = max(_LEAST_BURST, round(conditions.bandwidth / 8 * _BURST))
     rate = f"rate {round(conditions.bandwidth)}bit burst {burst} limit {conditions.queue * _FRAME}"
     return [f"qdisc replace dev {port} root handle 1: tbf {rate}"]
 
