@@ -1,0 +1,396 @@
+"""Links with bandwidth, delay, jitter and loss: nothing is lost or reordered but what is to be.
+
+Times are not asserted tightly here: that is for make bench-testbed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+import signal
+import socket
+import statistics
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+from mininet.topo import Topo
+
+from testbed import sandbox
+from testbed.links import EmulatedLink, LinkError
+from testbed.network import Network
+from testbed.nodes import MtcpHost
+from testbed.processes import checked
+from tests.root.two_hosts import setns
+
+pytestmark = pytest.mark.sandbox(shared=True)
+
+PAUSE = 0.0005
+"""Seconds between numbered packets."""
+
+
+class Pairs(Topo):  # type: ignore[misc, unused-ignore]
+    """Two hosts with a link of each kind between them: what tests change, they put back."""
+
+    def build(self, **_: Any) -> None:
+        for name in ("h1", "h2"):
+            self.addHost(name, ip=None)
+        for number, params in enumerate((PLAIN, SHAPED, DELAYED)):
+            ends = {f"params{i}": {"ip": f"10.0.{number}.{i}/24"} for i in (1, 2)}
+            self.addLink("h1", "h2", **ends, **params)
+
+
+PLAIN: dict[str, Any] = {}
+SHAPED: dict[str, Any] = {"bw": 100}
+DELAYED: dict[str, Any] = {"bw": 100, "delay": "5ms", "loss": 0}
+PORT = 5000
+
+
+@pytest.fixture(scope="module")
+def net() -> Iterator[Network | None]:
+    if not sandbox.inside():
+        yield None
+        return
+    net = Network(Pairs(), seed=7)
+    net.start()
+    try:
+        yield net
+    finally:
+        net.stop()
+
+
+def udp(host: MtcpHost, address: str) -> socket.socket:
+    """A socket of this process in the network namespace of a host."""
+    home, there = (os.open(f"/proc/{pid}/ns/net", os.O_RDONLY) for pid in (os.getpid(), host.pid))
+    setns(there)
+    try:
+        sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    finally:
+        setns(home)
+        os.close(home)
+        os.close(there)
+    sock.bind((address, PORT))
+    sock.setsockopt(socket.SOL_SOCKET, 33, 1 << 22)  # SO_RCVBUFFORCE
+    sock.setblocking(False)
+    return sock
+
+
+@dataclass
+class Arrivals:
+    """What became of numbered packets."""
+
+    sent: int = 0
+    numbers: list[int] = field(default_factory=list)
+    delays: list[float] = field(default_factory=list)
+
+
+def numbered(
+    net: Network, link: int, count: int, meanwhile: dict[int, Callable[[], None]] | None = None, back: bool = False
+) -> Arrivals:
+    """Send numbered packets over the link of this index, from h1 or `back`; `meanwhile`: what to do after how many."""
+    names = ("h2", "h1") if back else ("h1", "h2")
+    from_, to = (udp(net[name], f"10.0.{link}.{name[1]}") for name in names)
+    arrivals = Arrivals()
+    threads: list[threading.Thread] = []
+
+    def receive() -> bool:
+        try:
+            number, at = struct.unpack_from("=Id", to.recv(2000))
+        except BlockingIOError:
+            return False
+        arrivals.numbers.append(number)
+        arrivals.delays.append(time.monotonic() - at)
+        return True
+
+    with from_, to:
+        start = time.monotonic()
+        while arrivals.sent < count:
+            while receive():
+                pass
+            if time.monotonic() < start + arrivals.sent * PAUSE:
+                time.sleep(PAUSE / 5)
+                continue
+            from_.sendto(struct.pack("=Id", arrivals.sent, time.monotonic()) + bytes(400), to.getsockname())
+            arrivals.sent += 1
+            if meanwhile and arrivals.sent in meanwhile:
+                threads.append(threading.Thread(target=meanwhile[arrivals.sent]))
+                threads[-1].start()
+        quiet = time.monotonic()
+        while len(arrivals.numbers) < count and time.monotonic() < quiet + 0.5:
+            if receive():
+                quiet = time.monotonic()
+            else:
+                time.sleep(0.001)
+        for thread in threads:
+            thread.join()
+    return arrivals
+
+
+def test_each_direction_has_its_delay(net: Network) -> None:
+    link = net.links[2]
+    link.set(delay=15, direction=2)
+    try:
+        there, back = (numbered(net, 2, 400, back=back).delays[100:] for back in (False, True))
+    finally:
+        link.set(delay=5)
+    assert min(there) >= 0.005
+    assert min(back) >= 0.015
+    assert statistics.median(there) < 0.012
+    assert statistics.median(back) < 0.022
+    assert [each.delay for each in link.conditions] == [0.005, 0.005]
+    assert statistics.median(numbered(net, 1, 200).delays) < 0.004
+
+
+def test_jitter_is_around_the_delay(net: Network) -> None:
+    link = net.links[2]
+    link.set(delay=20, jitter=4)
+    try:
+        delays = numbered(net, 2, 1500).delays[100:]
+    finally:
+        link.set(delay=5, jitter=0)
+    assert min(delays) >= 0.016
+    assert 0.018 < statistics.median(delays) < 0.026
+    assert statistics.pstdev(delays) > 0.0005
+
+
+def test_nothing_is_lost_or_reordered_by_changes(net: Network) -> None:
+    link = net.links[2]
+    link.set(delay=80)
+    changes = {
+        600: lambda: link.set(delay=5),
+        1500: lambda: link.set(delay=80),
+        1700: lambda: link.set(bw=10, delay=30, jitter=10),
+        2000: lambda: link.set(bw=None, jitter=0),
+        2400: lambda: link.set(bw=100, delay=5),
+    }
+    try:
+        arrivals = numbered(net, 2, 3000, changes)
+    finally:
+        link.set(bw=100, delay=5, jitter=0)
+    assert arrivals.numbers == list(range(3000))
+    # 5 ms were reached between the first two changes.
+    assert arrivals.delays[100] >= 0.08
+    assert min(arrivals.delays[1000:1500]) < 0.04
+
+
+def test_nothing_is_lost_by_changes_of_bandwidth(net: Network) -> None:
+    link = net.links[1]
+    changes = {
+        300: lambda: link.set(bw=10),
+        700: lambda: link.set(bw=None),
+        1100: lambda: link.set(bw=10, queue=1000),
+        1400: lambda: link.set(bw=100, queue=250),
+    }
+    try:
+        arrivals = numbered(net, 1, 1800, changes)
+    finally:
+        link.set(bw=100, queue=250)
+    assert arrivals.numbers == list(range(1800))
+
+
+def test_what_is_lost_is_lost_by_the_emulator_alone(net: Network) -> None:
+    link = net.links[2]
+    before = net.emulation_stats()
+    link.set(loss="10%", direction=1)
+    try:
+        there, back = numbered(net, 2, 3000), numbered(net, 2, 300, back=True)
+    finally:
+        link.set(loss=None)
+    stats = net.emulation_stats().since(before)
+    lost = there.sent - len(there.numbers)
+    assert 300 - 70 < lost < 300 + 70  # 4 standard deviations
+    assert there.numbers == sorted(there.numbers)
+    assert back.numbers == list(range(300))
+    assert net.emulation == "delay-line"  # below: its counters
+    line = stats.directions["h1-eth2->h2-eth2"]
+    assert line.packets >= 3000
+    assert lost <= line.lost <= lost + line.packets - 3000  # the few others: ARP
+    assert [each.overflow for each in stats.directions.values()] == [0] * 4
+    assert 0 <= stats.lateness(0.5) < 0.01
+
+
+def test_no_super_packets_while_packets_are_lost(net: Network) -> None:
+    link = net.links[2]
+
+    def features(host: str) -> list[str]:
+        listed = checked(net[host], "ethtool", "-k", f"{host}-eth2").splitlines()
+        return [line.strip().split(":")[1] for line in listed if "segmentation-offload: o" in line]
+
+    before = [features(host) for host in ("h1", "h2")]
+    link.set(loss=1, direction=2)
+    try:
+        assert features("h1") == before[0]
+        assert set(features("h2")) != set(before[1])
+        assert numbered(net, 2, 10).numbers == list(range(10))
+    finally:
+        link.set(loss=0)
+    assert [features(host) for host in ("h1", "h2")] == before
+
+
+DOWNLOAD = """
+import hashlib, socket
+digest = hashlib.sha256()
+with socket.create_connection(("10.0.2.1", 5001)) as connection:
+    while data := connection.recv(1 << 20):
+        digest.update(data)
+print(digest.hexdigest())
+"""
+UPLOAD = """
+import random, socket
+with socket.create_server(("10.0.2.1", 5001)) as server:
+    print("ready", flush=True)
+    connection, _ = server.accept()
+    with connection:
+        connection.sendall(random.Random(1).randbytes(6_000_000))
+"""
+
+
+def test_tcp_gets_all_bytes_through_a_lossy_bottleneck(net: Network) -> None:
+    link = net.links[2]
+    link.set(loss=0.2, queue=60)
+    before = net.emulation_stats()
+    server = net["h1"].popen([sys.executable, "-c", UPLOAD], stdout=subprocess.PIPE, text=True)
+    try:
+        assert server.stdout is not None and server.stdout.readline() == "ready\n"
+        digest = checked(net["h2"], sys.executable, "-c", DOWNLOAD).strip()
+    finally:
+        server.kill()
+        server.wait()
+        link.set(loss=0, queue=250)
+    assert digest == hashlib.sha256(random.Random(1).randbytes(6_000_000)).hexdigest()
+    direction = net.emulation_stats().since(before).directions["h1-eth2->h2-eth2"]
+    assert direction.dropped > 0
+    assert direction.lost > 0
+    assert direction.overflow == 0
+
+
+def test_a_plain_link_is_plain(net: Network) -> None:
+    assert "veth" in checked(net["h1"], "ip", "-d", "link", "show", "h1-eth0")
+    assert checked(net["h1"], "tc", "qdisc").count("noqueue") >= 3  # and nothing on the others either
+    net.links[0].set(bw=None, delay=0)  # as it is
+    for params in ({"bw": 5}, {"delay": 5}, {"direction": 3}):
+        with pytest.raises(LinkError):
+            net.links[0].set(**params)
+    with pytest.raises(LinkError, match="only: make it with delay=0"):
+        net.links[1].set(delay=5)
+
+
+def test_a_backend_that_is_absent_is_an_error() -> None:
+    present = subprocess.run(["tc", "qdisc", "replace", "dev", "lo", "root", "netem"], capture_output=True)
+    if present.returncode == 0:
+        subprocess.run(["tc", "qdisc", "delete", "dev", "lo", "root"], check=True)
+        Network(Topo(), emulation="netem").stop()
+        return
+    with pytest.raises(LinkError, match="no netem: modprobe sch_netem, or use the emulation delay-line"):
+        Network(Topo(), emulation="netem")
+
+
+def lines() -> list[int]:
+    """Processes that are delay lines."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            if b"testbed.emulation.delay_line" in path.read_bytes():
+                found.append(int(path.parent.name))
+        except OSError:
+            continue
+    return found
+
+
+def eventually(condition: Callable[[], bool], timeout: float) -> bool:
+    deadline = time.monotonic() + timeout
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.01)
+    return True
+
+
+def test_a_killed_emulator_is_noticed_and_carries_nothing(net: Network) -> None:
+    topo = Topo()
+    for name in ("k1", "k2"):
+        topo.addHost(name, ip=None)
+    topo.addLink("k1", "k2", delay=1, params1={"ip": "10.1.0.1/24"}, params2={"ip": "10.1.0.2/24"})
+    others = lines()
+    dying = Network(topo)
+    try:
+        dying.start()
+        checked(dying["k1"], "ping", "-c1", "-W5", "10.1.0.2")
+        (pid,) = set(lines()) - set(others)
+        assert dying.emulation_died is None
+        os.kill(pid, signal.SIGKILL)
+        assert eventually(lambda: dying.emulation_died is not None, 1.0)
+        assert "has died: SIGKILL" in str(dying.emulation_died)
+        _, _, code = dying["k1"].pexec("ping", "-c2", "-i0.01", "-W1", "10.1.0.2")
+        assert code == 1
+        with pytest.raises(LinkError, match="has died"):
+            dying.links[0].set(delay=2)
+        with pytest.raises(LinkError, match="has died"):
+            dying.emulation_stats()
+    finally:
+        dying.stop()
+    assert "has died" in str(dying.emulation_died)
+    assert lines() == others
+    assert net.emulation_died is None
+
+
+SCRIPT = """
+import sys, time
+from mininet.net import Mininet
+from mininet.node import OVSBridge
+from testbed.links import EmulatedLink
+Mininet.inited = True
+net = Mininet(link=EmulatedLink, controller=None)
+a, b = net.addHost("a1"), net.addHost("b1")
+link = net.addLink(a, b, delay="3ms", bw="50mbit")
+net.start()
+print(link.intf1, link.intf2, float(a.cmd("ping -c3 -i0.1 -q 10.0.0.2").split("=")[1].split("/")[0]) >= 6, flush=True)
+if sys.argv[1] == "hang":
+    time.sleep(1000)
+net.stop()
+"""
+
+
+def namespaces() -> set[str]:
+    """Network namespaces that processes are in."""
+    found = set()
+    for path in Path("/proc").glob("[0-9]*/ns/net"):
+        try:
+            found.add(str(path.readlink()))
+        except OSError:
+            continue
+    return found
+
+
+@pytest.mark.parametrize("end", ["exit", "SIGKILL"])
+def test_in_any_script_and_gone_with_it(net: Network, end: str) -> None:
+    before, spaces = lines(), namespaces()
+    argument = "leave" if end == "exit" else "hang"
+    script = subprocess.Popen([sys.executable, "-c", SCRIPT, argument], stdout=subprocess.PIPE, text=True)
+    assert script.stdout is not None
+    assert script.stdout.readline() == "a1-eth0 b1-eth0 True\n"
+    if end != "exit":
+        assert len(lines()) == len(before) + 1
+        script.kill()
+    assert script.wait(20) == (0 if end == "exit" else -signal.SIGKILL)
+    assert eventually(lambda: lines() == before, 10)
+    assert eventually(lambda: namespaces() == spaces, 10)
+
+
+def test_its_links_say_what_they_are(net: Network) -> None:
+    assert net.emulation == "delay-line"
+    stats = net.emulation_stats()
+    assert list(stats.directions) == [f"h{a}-eth{i}->h{b}-eth{i}" for i in (1, 2) for a, b in ((1, 2), (2, 1))]
+    assert stats.realtime in (True, False)
+    assert stats.cpu > 0
+    assert isinstance(net.links[2], EmulatedLink)
+    assert json.loads(json.dumps(stats.directions["h1-eth1->h2-eth1"].lateness)) == {}
