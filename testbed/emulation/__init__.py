@@ -11,11 +11,11 @@ Three things can be in the middle; the names are those that results record:
 
     tbf           only a bandwidth: the kernel passes packets on; a token bucket on each port is the bottleneck
 
-                      7a  --redirect-->  TBF 7b         and the same from 7b to 7a
+                      7a  --copy------>  TBF 7b         and the same from 7b to 7a
 
     netem         where the kernel has it: the bottleneck, then delay, jitter and loss
 
-                      7a  --redirect-->  TBF 7c - veth - 7d  --redirect-->  netem 7b
+                      7a  --copy------>  TBF 7c - veth - 7d  --copy------>  netem 7b
 
     delay-line    elsewhere: one process for all links of a network reads packets from one port, keeps them for as long
                   as the delay is, loses some, and writes the others to the other port; TBF there is the bottleneck

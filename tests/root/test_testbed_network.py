@@ -76,13 +76,23 @@ def test_bandwidth_both_ways_and_live(network: Running, direction: list[str]) ->
 
 def test_unshaped_links_are_left_without_traces(network: Running) -> None:
     def shaped() -> int:
-        return network.net._emulator.middle.output("tc", "qdisc").count("rate 10Mbit")
+        return network.net._emulator.middle.output("tc", "qdisc").count("tbf")
 
     network.set_bw(10)
     assert shaped() == 6
     assert "tbf" not in subprocess.check_output(["tc", "qdisc"], text=True)  # nothing on the switch
     network.set_bw(None)
     assert shaped() == 0
+
+
+def test_a_sender_does_not_feel_how_full_the_bottleneck_is(network: Running) -> None:
+    network.set_bw(5)
+    server = Program(network.s1, ["iperf3", "-s", "-1", "--forceflush"], sandbox.RUN / "iperf3.log")
+    server.wait_for("Server listening")
+    report = json.loads(checked(network.client, "iperf3", "-c", "10.0.0.1", "-J", "-t", "1", "-u", "-b", "30M"))
+    server.stop()
+    assert report["end"]["sum"]["bits_per_second"] > 20e6
+    assert report["end"]["sum"]["lost_percent"] > 50
 
 
 def test_a_link_refuses_what_it_cannot_emulate(network: Running) -> None:
