@@ -155,14 +155,15 @@ class Passage:
         self.emulator.middle.tc(
             *tbf.redirection(a, b),
             *tbf.redirection(b, a),
-            *tbf.commands(b, self.conditions[0]),
-            *tbf.commands(a, self.conditions[1]),
+            *self._commands(self.conditions),
         )
 
     def change(self, new: Pair) -> None:
         """Let `new` be in force, under traffic. LinkError."""
-        for port, before, after in zip(self.bottlenecks(), self.conditions, new, strict=True):
-            tbf.change(self.emulator.middle, port, before, after)
+        before = self._commands(self.conditions)
+        changed = [command for command in self._commands(new) if command not in before]
+        if changed:
+            self.emulator.middle.tc(*changed)
         self.conditions = new
 
     def remove(self) -> None:
@@ -175,6 +176,10 @@ class Passage:
     def directions(self) -> list[tuple[str, str, str]]:
         """Per direction: its name, the port of its bottleneck, the port where packets leave the middle."""
         return list(zip(self.names, self.bottlenecks(), (self.ports[1], self.ports[0]), strict=True))
+
+    def _commands(self, conditions: Pair) -> list[str]:
+        """The commands of tc that let `conditions` be in force."""
+        return [tbf.command(port, each) for port, each in zip(self.bottlenecks(), conditions, strict=True)]
 
     def _make_interfaces(self, *ports: str, further: tuple[str, ...] = ()) -> None:
         # Ports take packets of any size: the nodes' interfaces say which the link carries.
@@ -192,30 +197,20 @@ class NetemPassage(Passage):
     def make(self) -> None:
         a, b, c, d = self.ports
         self._make_interfaces(a, b, c, d, further=(f"link add {c} mtu 65535 type veth peer name {d} mtu 65535",))
-        there, back = self.conditions
-        self.emulator.middle.tc(
-            *(command for pair in ((a, c), (d, b), (b, d), (c, a)) for command in tbf.redirection(*pair)),
-            *(*tbf.commands(c, there), *netem.commands(b, there)),
-            *(*tbf.commands(d, back), *netem.commands(a, back)),
-        )
-
-    def change(self, new: Pair) -> None:
-        a, b, *_ = self.ports
-        changed = [
-            command
-            for port, before, after in zip((b, a), self.conditions, new, strict=True)
-            for command in netem.commands(port, after)
-            if netem.commands(port, before) != [command]
-        ]
-        if changed:
-            self.emulator.middle.tc(*changed)
-        super().change(new)
+        redirections = (tbf.redirection(*pair) for pair in ((a, c), (d, b), (b, d), (c, a)))
+        self.emulator.middle.tc(*itertools.chain(*redirections), *self._commands(self.conditions))
 
     def remove(self) -> None:
         self.emulator.middle.remove(self.ports[2])
 
     def bottlenecks(self) -> tuple[str, str]:
         return self.ports[2], self.ports[3]
+
+    def _commands(self, conditions: Pair) -> list[str]:
+        exits = self.ports[1], self.ports[0]
+        return super()._commands(conditions) + [
+            netem.command(port, each) for port, each in zip(exits, conditions, strict=True)
+        ]
 
 
 class DelayLinePassage(Passage):
@@ -224,9 +219,7 @@ class DelayLinePassage(Passage):
     def make(self) -> None:
         a, b, *_ = self.ports
         self._make_interfaces(a, b)
-        commands = [*tbf.commands(b, self.conditions[0]), *tbf.commands(a, self.conditions[1])]
-        if commands:
-            self.emulator.middle.tc(*commands)
+        self.emulator.middle.tc(*self._commands(self.conditions))
         for name, source, to, conditions in zip(self.names, (a, b), (b, a), self.conditions, strict=True):
             self.emulator.process.add(name, source, to, f"{self.emulator.seed} {name}", conditions)
 

@@ -9,12 +9,12 @@ _LIMIT = 100_000
 """Packets under way in one direction. What is more is lost; the bottleneck before netem is to be the only queue."""
 
 
-def commands(port: str, conditions: Conditions) -> list[str]:
-    """The commands of tc that delay and lose what leaves by `port`."""
+def command(port: str, conditions: Conditions) -> str:
+    """The command of tc that delays and loses what leaves by `port`, or changes how."""
     delay = f"delay {_us(conditions.delay)}us" + (f" {_us(conditions.jitter)}us" if conditions.jitter else "")
     loss = f" loss random {conditions.loss * 100:.6f}%" if conditions.loss else ""
     # With a rate, of whatever height, netem keeps the order: without, a shorter delay lets packets overtake others.
-    return [f"qdisc replace dev {port} root handle 1: netem limit {_LIMIT} {delay}{loss} rate 100gbit"]
+    return f"qdisc replace dev {port} root handle 1: netem limit {_LIMIT} {delay}{loss} rate 100gbit"
 
 
 def present(middle: Middle) -> bool:

@@ -1,43 +1,33 @@
-"""Bottlenecks: token buckets, which split super-packets (GSO), so the hosts' offloads can stay on."""
+"""Bottlenecks: token buckets. They split super-packets (GSO) that they cannot hold, so the hosts' offloads stay on.
+
+A bucket holds what passes in 1.2 ms. From 500 Mbit/s on that is a whole super-packet, and none is split: splitting
+would take most of the processor's time. The price: there, a full buffer drops dozens of segments at once.
+"""
 
 from __future__ import annotations
 
 import json
 import math
-import time
 from typing import Any
 
 from testbed.emulation.conditions import Conditions
 from testbed.emulation.middle import Middle
 
 _FRAME = 1514  # bytes
-_UNLIMITED = 1e11  # bit/s
-_PATIENCE = 2.0  # seconds until a queue is empty
+_BURST, _LEAST_BURST = 0.0012, 15_000  # seconds, bytes
+_UNLIMITED = Conditions(bandwidth=1e11, queue=100_000)
 
 
-def commands(port: str, conditions: Conditions) -> list[str]:
-    """The commands of tc that make `port` the bottleneck of what leaves by it."""
+def command(port: str, conditions: Conditions) -> str:
+    """The command of tc that makes `port` the bottleneck of what leaves by it, or changes it; what waits there stays.
+
+    Without a limit there is a bucket all the same: packets are lost when a queueing discipline comes or goes.
+    """
     if conditions.bandwidth == math.inf:
-        return []
-    # A bucket of at least 15 kB; more at high rates, where timers would starve a small one.
-    burst = max(15_000, round(conditions.bandwidth / 8 * 0.00025))
+        conditions = _UNLIMITED
+    burst = max(_LEAST_BURST, round(conditions.bandwidth / 8 * _BURST))
     rate = f"rate {round(conditions.bandwidth)}bit burst {burst} limit {conditions.queue * _FRAME}"
-    return [f"qdisc replace dev {port} root handle 1: tbf {rate}"]
-
-
-def change(middle: Middle, port: str, old: Conditions, new: Conditions) -> None:
-    """Change the bottleneck of `port` from `old` to `new`; what waits there stays. LinkError."""
-    if (old.bandwidth, old.queue) == (new.bandwidth, new.queue) or old.bandwidth == new.bandwidth == math.inf:
-        return
-    if new.bandwidth < math.inf:
-        middle.tc(*commands(port, new))
-        return
-    # To remove a bucket is to lose what is in it: empty it first.
-    middle.tc(*commands(port, Conditions(bandwidth=_UNLIMITED, queue=old.queue)))
-    deadline = time.monotonic() + _PATIENCE
-    while statistics(middle).get(port, {}).get("backlog", 0) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    middle.tc(f"qdisc delete dev {port} root")
+    return f"qdisc replace dev {port} root handle 1: tbf {rate}"
 
 
 def redirection(source: str, to: str) -> list[str]:

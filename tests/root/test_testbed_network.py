@@ -76,7 +76,7 @@ def test_bandwidth_both_ways_and_live(network: Running, direction: list[str]) ->
 
 def test_unshaped_links_are_left_without_traces(network: Running) -> None:
     def shaped() -> int:
-        return network.net._emulator.middle.output("tc", "qdisc").count("tbf")
+        return network.net._emulator.middle.output("tc", "qdisc").count("rate 10Mbit")
 
     network.set_bw(10)
     assert shaped() == 6
