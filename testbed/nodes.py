@@ -21,6 +21,9 @@ SYSCTLS: Mapping[str, str] = {
     "net.ipv4.tcp_congestion_control": "cubic",
     "net.ipv4.tcp_rmem": "4096 131072 6291456",
     "net.ipv4.tcp_wmem": "4096 16384 4194304",
+    # From the size of the table of connections, which is the machine's memory, or a sandbox's choice.
+    "net.ipv4.tcp_max_syn_backlog": "2048",
+    "net.ipv4.tcp_max_tw_buckets": "131072",
     # Repetitions must not learn from each other.
     "net.ipv4.tcp_no_metrics_save": "1",
     "net.mptcp.enabled": "0",
