@@ -10,6 +10,7 @@ from mininet.net import Mininet
 from mininet.topo import Topo
 
 from testbed.emulation.emulator import Emulator
+from testbed.emulation.middle import Middle
 from testbed.emulation.statistics import EmulationStats
 from testbed.links import EmulatedLink, LinkError
 from testbed.nodes import BridgeSwitch, MtcpHost
@@ -59,6 +60,10 @@ class Network(Mininet):
         for link in links:
             sender = 1 if link.intf1.node is self[node1] else 2
             link.set(**conditions, direction=sender if one_way else None)
+
+    def bottlenecks(self) -> tuple[Middle, dict[str, str]]:
+        """The namespace that packets on links wait in, and where: the ports there, and the direction of each."""
+        return self._emulator.middle, self._emulator.queues()
 
     def stop(self) -> None:
         """Take everything down."""

@@ -5,7 +5,8 @@
     samples.parquet  tidy: one observation a row; samples.csv is the same
     summary.json     the headline figures under stable keys
     fidelity.parquet what testbed.fidelity has seen of the machine meanwhile
-    *.pcap, *.log    captures, and what programs printed
+    *.pcap, *.log    captures, and what programs printed; x.pcap1, x.pcap2 ... go on where x.pcap ends
+    probes-*.parquet what was sampled of the hosts' kernels (analysis.probes); .csv where a run was killed
 
 results/<experiment>/latest is a link to the run that ended last.
 """

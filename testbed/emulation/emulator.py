@@ -108,6 +108,10 @@ class Emulator:
                 )
         return EmulationStats(self.name, line.get("realtime"), line.get("cpu", 0.0), line.get("wakeups", 0), directions)
 
+    def queues(self) -> dict[str, str]:
+        """The bottlenecks of all links: ports in the middle, and what direction (h1-eth0->s1-eth1) waits there."""
+        return {port: name for passage in self._passages for name, port, _ in passage.directions()}
+
     def close(self) -> None:
         """Remove all that there is; the links carry nothing any more."""
         self._passages.clear()
