@@ -155,9 +155,10 @@ def _tbf() -> Check:
     return Check("tbf", ok, True, "bandwidth and buffer of links", "modprobe sch_tbf")
 
 
-def _ifb() -> Check:
-    ok = _in_namespace("ip link add ifb9 type ifb")
-    return Check("ifb", ok, True, "bandwidth of links from a host", "modprobe ifb")
+def _mirred() -> Check:
+    mirror = "u32 match u32 0 0 action mirred egress mirror dev lo"
+    ok = _in_namespace(f"tc qdisc add dev lo ingress && tc filter add dev lo parent ffff: protocol all {mirror}")
+    return Check("mirred", ok, True, "bandwidth of links", "modprobe -a sch_ingress cls_u32 act_mirred")
 
 
 def _netem() -> Check:
@@ -269,7 +270,7 @@ FOR_ROOT: tuple[Callable[[], Check], ...] = (
     _bpf,
     _bridge,
     _tbf,
-    _ifb,
+    _mirred,
     _netem,
     _delay_line,
     _realtime,

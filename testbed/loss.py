@@ -1,8 +1,8 @@
 """Random loss of packets on their way through the switches; what is lost goes to an interface of its own.
 
 Every packet leaves a switch by one port, and there a BPF program sends it astray with the probability asked for: data,
-acknowledgements, control segments and control connections alike, but no ARP. Netem is not needed; nftables would not
-see what an ifb has shaped. The hosts stop making super-packets, or dozens of segments would be lost at once.
+acknowledgements, control segments and control connections alike, but no ARP. Unlike the loss of a link (testbed.links),
+what is lost here can be captured. The hosts stop making super-packets, or dozens of segments would be lost at once.
 """
 
 from __future__ import annotations
