@@ -15,7 +15,7 @@ SIZE = 17 * _PAGE
 """Bytes of a slot: the largest super-packet (64 KiB), its Ethernet header and the header of its offloads."""
 COUNT = 1 << 14
 """Slots of a ring: packets that can be under way in one direction."""
-_BATCH = 64  # packets a system call
+_BATCH, _SENT = 64, 1024  # packets a system call: when receiving, and at most (UIO_MAXIOV)
 _MSG_DONTWAIT, _MAP_NORESERVE = 0x40, 0x4000
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -89,19 +89,21 @@ class Slots:
         return self.head - self.tail >= COUNT
 
     def send(self, fd: int, count: int) -> dict[int, int]:
-        """Give the next `count` packets to the socket and free their slots; how many it refused, by errno."""
+        """Give the next `count` packets to the socket and free their slots; how many it refused, by errno.
+
+        The errno of a packet that is refused after others were taken is unknown, and counts as ENOBUFS.
+        """
         refused: dict[int, int] = {}
         end = self.tail + count
         while self.tail < end:
             slot = self.tail % COUNT
             at = ctypes.c_void_p(self._address + slot * _HEADER)
-            sent = _libc.sendmmsg(fd, at, min(end - self.tail, COUNT - slot), _MSG_DONTWAIT)
-            if sent <= 0:
-                number = ctypes.get_errno()
-                if number == errno.EINTR:
-                    continue
+            most = min(end - self.tail, COUNT - slot, _SENT)
+            sent = _libc.sendmmsg(fd, at, most, _MSG_DONTWAIT)
+            if sent < most:  # the next is refused, and not to be tried again: a full queue has dropped it
+                number = errno.ENOBUFS if sent > 0 else ctypes.get_errno()
                 refused[number] = refused.get(number, 0) + 1
-                sent = 1
+                sent = max(sent, 0) + 1
             self._free(slot, sent)
         return refused
 

@@ -20,7 +20,6 @@ pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(100 if sandb
 
 @pytest.fixture(scope="module")
 def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
-    # Unshaped: packets that have been through an ifb pass the egress hook unseen.
     yield from stage(tmp_path_factory, bw=None)
 
 

@@ -137,17 +137,15 @@ def numbered(
 
 def test_each_direction_has_its_delay(net: Network) -> None:
     link = net.links[2]
-    link.set(delay=15, direction=2)
+    link.set(delay=60, direction=2)
     try:
-        there, back = (numbered(net, 2, 400, back=back).delays[100:] for back in (False, True))
+        there, back = (min(numbered(net, 2, 400, back=back).delays) for back in (False, True))
     finally:
         link.set(delay=5)
-    assert min(there) >= 0.005
-    assert min(back) >= 0.015
-    assert statistics.median(there) < 0.012
-    assert statistics.median(back) < 0.022
+    assert 0.005 <= there < 0.02
+    assert 0.06 <= back < 0.075
     assert [each.delay for each in link.conditions] == [0.005, 0.005]
-    assert statistics.median(numbered(net, 1, 200).delays) < 0.004
+    assert min(numbered(net, 1, 200).delays) < 0.004
 
 
 def test_jitter_is_around_the_delay(net: Network) -> None:
@@ -195,6 +193,20 @@ def test_nothing_is_lost_by_changes_of_bandwidth(net: Network) -> None:
     finally:
         link.set(bw=100, queue=250)
     assert arrivals.numbers == list(range(1800))
+
+
+@pytest.mark.parametrize("link", [1, 2])
+def test_what_a_full_buffer_drops_is_counted(net: Network, link: int) -> None:
+    before = net.emulation_stats()
+    net.links[link].set(bw=2, queue=20)
+    try:
+        arrivals = numbered(net, link, 600)
+    finally:
+        net.links[link].set(bw=100, queue=250)
+    direction = net.emulation_stats().since(before).directions[f"h1-eth{link}->h2-eth{link}"]
+    assert direction.dropped == arrivals.sent - len(arrivals.numbers) > 100
+    assert direction.overflow == direction.lost == 0
+    assert arrivals.numbers == sorted(arrivals.numbers)
 
 
 def test_what_is_lost_is_lost_by_the_emulator_alone(net: Network) -> None:
@@ -254,9 +266,9 @@ with socket.create_server(("10.0.2.1", 5001)) as server:
 """
 
 
-def test_tcp_gets_all_bytes_through_a_lossy_bottleneck(net: Network) -> None:
+def test_tcp_gets_all_bytes_through_a_lossy_link(net: Network) -> None:
     link = net.links[2]
-    link.set(loss=0.2, queue=60)
+    link.set(loss=0.5)
     before = net.emulation_stats()
     server = net["h1"].popen([sys.executable, "-c", UPLOAD], stdout=subprocess.PIPE, text=True)
     try:
@@ -265,10 +277,9 @@ def test_tcp_gets_all_bytes_through_a_lossy_bottleneck(net: Network) -> None:
     finally:
         server.kill()
         server.wait()
-        link.set(loss=0, queue=250)
+        link.set(loss=0)
     assert digest == hashlib.sha256(random.Random(1).randbytes(6_000_000)).hexdigest()
     direction = net.emulation_stats().since(before).directions["h1-eth2->h2-eth2"]
-    assert direction.dropped > 0
     assert direction.lost > 0
     assert direction.overflow == 0
 
