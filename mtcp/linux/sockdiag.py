@@ -18,6 +18,8 @@ from mtcp.address import Endpoint, FourTuple, unpack_ip
 
 NETLINK_SOCK_DIAG = 4
 SOCK_DIAG_BY_FAMILY = 20
+TCPDIAG_GETSOCK = 18
+"""The older request. Only this one asks for both address families at once: the table is walked once."""
 NLMSG_ERROR = 2
 NLM_F_REQUEST = 1
 NLMSG_DONE = 3
@@ -27,6 +29,7 @@ _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
 _REQUEST = struct.Struct("=BBBxI2s2s16s16sIII")
+_OLD_REQUEST = struct.Struct("=BBBB48sII")
 _ERROR = struct.Struct("=i")
 _SOCKET = struct.Struct("=BBBB2s2s16s16sIQIIIII")
 _ATTRIBUTE = struct.Struct("=HH")
@@ -72,20 +75,19 @@ class SockDiag:
             return False
         raise OSError(number, f"sock_diag: {os.strerror(number)}")
 
-    def dump(self, family: int, port: int | None = None) -> list[TcpSocket]:
-        """All listeners and connections of an address family, or those with `port` at either end.
+    def dump(self, port: int | None = None) -> list[TcpSocket]:
+        """All listeners and connections, over IPv4 and IPv6, or those with `port` at either end.
 
         Not those in TIME_WAIT, nor half-open ones of a listener. IPv4-mapped addresses are given as IPv4.
         OSError when the kernel fails.
         """
-        states = _ALL_STATES & ~(1 << TCP_TIME_WAIT | 1 << TCP_NEW_SYN_RECV)
-        nobody = (bytes(2), bytes(2), bytes(16), bytes(16), 0, _NO_COOKIE, _NO_COOKIE)
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 1 << (_INFO - 1), states, *nobody)
+        states = (1 << TCP_NEW_SYN_RECV) - 1 & ~(1 << TCP_TIME_WAIT)
+        request = _OLD_REQUEST.pack(0, 0, 0, 1 << (_INFO - 1), bytes(48), states, 0)
         if port is not None:
             code = _either_port(port)
             request += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), 1) + code  # INET_DIAG_REQ_BYTECODE
         length = _HEADER.size + len(request)
-        self._sock.send(_HEADER.pack(length, SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST | NLM_F_DUMP, 0, 0) + request)
+        self._sock.send(_HEADER.pack(length, TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, 0, 0) + request)
         found: list[TcpSocket] = []
         while True:
             answer = self._sock.recv(1 << 16)

@@ -59,9 +59,8 @@ class Tcp:
 
     def read(self) -> Iterator[tuple[str, Metrics]]:
         for port in self._ports:
-            for family in (socket.AF_INET, socket.AF_INET6):
-                for found in self._diag.dump(family, port):
-                    yield f"{found.connection.local} {found.connection.remote}", tcp_metrics(found)
+            for found in self._diag.dump(port):
+                yield f"{found.connection.local} {found.connection.remote}", tcp_metrics(found)
 
 
 def tcp_metrics(found: TcpSocket) -> Metrics:
