@@ -12,7 +12,7 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e lint format bench fuzz faults soak soak-chain \
-        experiment experiment-handover topology topology-pool report clean clean-results
+        bench-testbed experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -40,6 +40,9 @@ soak-chain: $(READY) ## 1,000 moves in one connection over three servers, each d
 
 bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted calls
 	$(SUDO) $(BIN)/python -m experiments bench $(ARGS)
+
+bench-testbed: $(READY) ## Measure what the testbed promises of its links; the table goes to docs/testbed.md
+	$(SUDO) $(BIN)/python -m experiments.bench_testbed --page $(ARGS)
 
 topology: $(READY) ## Client and two servers with Mininet's prompt, to play with
 	@$(SUDO) $(BIN)/python topologies/two_servers.py $(ARGS)

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis import bench, merge, report, soak
+from analysis import bench, merge, report, soak, testbed
 from analysis.capture import CaptureError
 from analysis.run import RunError
 
@@ -35,6 +35,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("directory", type=Path, help="e.g. results/handover/latest")
     command.add_argument("-o", "--output", type=Path, metavar="FILE", help="(DIRECTORY/all.pcapng)")
     command.set_defaults(run=_merge)
+    command = commands.add_parser("testbed", help="make figures and table of the testbed's own benchmark")
+    command.add_argument("directory", type=Path, help="e.g. results/bench-testbed/latest")
+    command.add_argument("--page", type=Path, help="put the table there, between its markers")
+    command.set_defaults(run=lambda options: _say(testbed.summarise(options.directory, options.page)))
     options = parser.parse_args(arguments)
     try:
         options.run(options)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import signal
 import time
@@ -17,6 +18,7 @@ from mininet.topo import Topo
 from testbed import sandbox, selftest
 from testbed.fidelity import FidelityError, Limits, Monitor
 from testbed.network import Network
+from testbed.ping import ping
 from testbed.results import Run
 from testbed.selftest import SelfTestError, Tolerances
 
@@ -71,6 +73,13 @@ def test_links_that_are_as_they_should_be(net: Network, tmp_path: Path) -> None:
     assert monitor.figures["emulator_drops"] == 0
     assert 0 < monitor.figures["emulator_cpu"] < 1
     assert monitor.figures["emulator_late_p99_ms"] > 0
+
+
+def test_ping_sees_both_directions(net: Network) -> None:
+    times = ping(net["h1"], net["h4"].IP(), 20, 0.005)
+    assert len(times) == 20
+    assert 28 < min(times) < sorted(times)[10] < 45, "10 ms and 20 ms, and a jitter of 1 ms"
+    assert all(map(math.isnan, ping(net["h1"], "10.99.99.99", 2, 0.001, patience=0.05)))
 
 
 def test_links_that_somebody_has_changed_are_caught(net: Network, tmp_path: Path) -> None:
