@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from experiments import moves
-from testbed import sandbox
+from testbed import sandbox, selftest
 from testbed.capture import Capture, capturing, drops
 from testbed.fidelity import Monitor
 from testbed.pool import EVENTS
@@ -45,6 +45,7 @@ def perform(run: Run, network: Running, setting: Handover, console: Console) -> 
     run.sysctls({host.name: host.sysctls for host in (network.client, network.s1, network.s2)})
     run.limits({host.name: host.limits for host in (network.client, network.s1, network.s2)})
     network.set_bw(setting.bw)
+    selftest.check(network.net, run)
     begun = time.monotonic_ns()
     with captured(run, network):
         received = download(network, setting, console)

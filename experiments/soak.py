@@ -26,7 +26,7 @@ from rich.console import Console
 from experiments import moves, workloads
 from experiments.judging import judge_round, summary
 from experiments.workloads import Workload
-from testbed import sandbox
+from testbed import sandbox, selftest
 from testbed.capture import Capture, capturing, drops
 from testbed.fidelity import Monitor
 from testbed.loss import Loss
@@ -93,6 +93,7 @@ def _stage(run: Run, setting: Soak, clients: int, wanted: Sequence[Workload]) ->
     program = compile_strict(sandbox.RUN)
     with running(SERVERS, clients, bw=setting.bw, big=BIG, logs=run.path("logs")) as network:
         run.sysctls({host.name: host.sysctls for host in network.hosts})
+        selftest.check(network.net, run)
         run.limits({host.name: host.limits for host in network.hosts})
         assert network.pool is not None
         workloads.serve(network.pool, network.servers, wanted)

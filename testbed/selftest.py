@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from scipy.special import bdtrik
 
+from testbed.emulation import tbf
 from testbed.errors import TestbedError
 from testbed.link_probe import LARGEST, SMALLEST, Arrival, Port, ports
 from testbed.links import Conditions
@@ -231,7 +232,7 @@ def _rate(direction: _Direction, seconds: float) -> float | None:
     bandwidth = direction.asked.bandwidth
     if bandwidth == math.inf:
         return None
-    bucket = max(15_000.0, bandwidth / 8 * 0.00025)
+    bucket = tbf.bucket(bandwidth)
     first = math.ceil(bucket / LARGEST)
     # For so long that jitter and clocks matter little.
     enough = bandwidth / 8 * max(seconds / 10, 100 * direction.asked.jitter)

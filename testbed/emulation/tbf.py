@@ -25,9 +25,14 @@ def command(port: str, conditions: Conditions) -> str:
     """
     if conditions.bandwidth == math.inf:
         conditions = _UNLIMITED
-    burst = max(_LEAST_BURST, round(conditions.bandwidth / 8 * _BURST))
-    rate = f"rate {round(conditions.bandwidth)}bit burst {burst} limit {conditions.queue * _FRAME}"
+    size = f"burst {bucket(conditions.bandwidth)} limit {conditions.queue * _FRAME}"
+    rate = f"rate {round(conditions.bandwidth)}bit {size}"
     return f"qdisc replace dev {port} root handle 1: tbf {rate}"
+
+
+def bucket(bandwidth: float) -> int:
+    """Bytes that pass at once after a pause, before `bandwidth` (bit/s) is all that passes."""
+    return max(_LEAST_BURST, round(bandwidth / 8 * _BURST))
 
 
 def redirection(source: str, to: str) -> list[str]:
