@@ -67,6 +67,9 @@ class Running:
     def hosts(self) -> list[MtcpHost]:
         return [*self.clients, *self.servers, *self.others]
 
+    def begin(self) -> None:
+        """Start what belongs to the topology beside agents and file servers."""
+
     def set(self, node1: str, node2: str, *, one_way: bool = False, **conditions: Any) -> None:
         """Change the link of two nodes, under traffic: bw, delay, jitter, loss, queue as of EmulatedLink.set.
 
@@ -134,7 +137,9 @@ def bring_up(
         if agents:
             pool = stack.enter_context(Pool(topo.pool, logs))
             pool.start(clients, servers, directory, HTTP_PORT)
-        yield kind(net, clients, servers, others, pool, directory, logs)
+        network = kind(net, clients, servers, others, pool, directory, logs)
+        network.begin()
+        yield network
 
 
 class Parser(argparse.ArgumentParser):
