@@ -84,7 +84,7 @@ SOAK = (
 
 def chain(migrations: int) -> tuple[Workload, ...]:
     """One connection each, at 8 MB/s, for at least so long as that many moves take."""
-    size = 8_000_000 * (5 + migrations // 40)
+    size = 8_000_000 * 3 + 200_000 * migrations
     pace = ("-c", "16000", "-i", "2000")
     return (
         Workload("download", 7001, (*pace, "recv"), size),

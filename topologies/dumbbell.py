@@ -40,7 +40,7 @@ GREETING = """
 Congest the path to s1, see what is left there, and leave it:
 
     x1 iperf3 -s -D
-    x2 iperf3 -c x1 -u -P 8 -b 12M -t 600 > /dev/null &
+    x2 iperf3 -c x1 -u -b 95M -t 600 > /dev/null &
     client mtcp migrate --to s2
 """
 
@@ -82,10 +82,8 @@ class Running(common.Running):
 
     def begin(self) -> None:
         """Start the cross traffic."""
-        mbit = self.net.topo.cross_mbit
-        if mbit:
-            # One socket's buffer holds fewer packets than the bottleneck: its sender would be held up, and lose none.
-            CrossTraffic(self.net["x2"], self.net["x1"], mbit, udp=True, streams=8, logs=self.logs)
+        if self.net.topo.cross_mbit:
+            CrossTraffic(self.net["x2"], self.net["x1"], self.net.topo.cross_mbit, udp=True, logs=self.logs)
 
 
 def running(**options: Any) -> AbstractContextManager[Running]:

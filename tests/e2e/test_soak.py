@@ -41,7 +41,7 @@ def test_moves_under_loss_of_everything(tmp_path: Path) -> None:
 
 
 def test_a_chain_of_moves_each_decided_when_the_last_commits(tmp_path: Path) -> None:
-    summary = run(tmp_path, "chain", "--migrations", "60")
-    assert summary["migrations_by_workload"] == {"download": 60, "upload-echo": 60, "slow-exporter": 60}
+    summary = run(tmp_path, "chain", "--migrations", "20")
+    assert summary["migrations_by_workload"] == {"download": 20, "upload-echo": 20, "slow-exporter": 20}
     assert summary["kept"] == 0 and summary["connections"] == 3
     assert summary["packets_lost"] == 0
