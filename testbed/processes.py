@@ -14,6 +14,9 @@ from typing import Any
 
 from testbed.errors import TestbedError
 
+PATIENCE = float(os.environ.get("MTCP_PATIENCE", "1"))
+"""How many times as long as usual programs may take on this machine: it may be emulated."""
+
 
 class CommandError(TestbedError):
     """A command on a node failed; the message holds the command and what it printed."""
@@ -50,8 +53,10 @@ class Program:
     def wait_for(self, text: str, timeout: float = 20.0) -> None:
         """Wait until a line of the output starts with `text`.
 
-        CommandError, with the end of the output, when the program ends or `timeout` seconds pass before.
+        CommandError, with the end of the output, when the program ends or `timeout` seconds, times PATIENCE, pass
+        before.
         """
+        timeout *= PATIENCE
         deadline = time.monotonic() + timeout
         while True:
             ended = self.process.poll() is not None  # before reading: what it printed last counts
@@ -77,7 +82,7 @@ class Program:
     def wait_end(self, timeout: float = 5.0) -> int:
         """Wait until it ends, after `timeout` seconds by SIGKILL; return its exit code."""
         try:
-            return self.process.wait(timeout)
+            return self.process.wait(timeout * PATIENCE)
         except subprocess.TimeoutExpired:
             self.process.kill()
             return self.process.wait()

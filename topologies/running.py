@@ -12,19 +12,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from mininet.node import Switch
+
 from testbed import doctor, sandbox, units
 from testbed.errors import TestbedError
 from testbed.files import make_files
 from testbed.links import LinkError
 from testbed.network import Network
-from testbed.nodes import MtcpHost
+from testbed.nodes import BridgeSwitch, MtcpHost
 from testbed.pool import Pool
 from testbed.prompt import Prompt, emulated
 from topologies.building import ServiceTopo
 
 HTTP_PORT = 80
 SERVICE_SWITCH = "sw1"
-SETTINGS = ("agents", "big", "logs", "sysctls", "emulation")
+SETTINGS = ("agents", "big", "logs", "sysctls", "emulation", "switch")
 """Parameters of bring_up; all others are the topology's."""
 
 GREETING = """
@@ -110,13 +112,14 @@ def bring_up(
     logs: Path | None = None,
     sysctls: Mapping[str, str] | None = None,
     emulation: str | None = None,
+    switch: Callable[..., Switch] = BridgeSwitch,
 ) -> Iterator[R]:
     """Bring `topo` up, with agents and file servers unless `agents` is false; take it down at the end.
 
     `big`: bytes of the largest demo file. `logs`: directory for the output of the programs (default: one that goes with
     the sandbox). `sysctls`: for all hosts, beside those of testbed.nodes.SYSCTLS and of each host in `topo`.
-    `emulation`: "netem", "delay-line", None: what there is. Only in a sandbox. TestbedError when something does not
-    come up.
+    `emulation`: "netem", "delay-line", None: what there is. `switch`: another class of Mininet's, such as OVSBridge.
+    Only in a sandbox. TestbedError when something does not come up.
     """
     logs = logs or sandbox.RUN / "log"
     logs.mkdir(parents=True, exist_ok=True)
@@ -127,6 +130,7 @@ def bring_up(
     net = Network(
         topo,
         emulation=emulation,
+        switch=switch,
         host=lambda name, sysctls=None, **params: MtcpHost(name, sysctls={**common, **(sysctls or {})}, **params),
     )
     with contextlib.ExitStack() as stack:

@@ -28,11 +28,11 @@ from analysis import capture, connections
 from mtcp.address import Endpoint
 from mtcp.agent import local
 from testbed.capture import Capture, capturing, drops
-from testbed.processes import Program, checked
+from testbed.processes import PATIENCE, Program, checked
 from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 
 CLONE_NEWNET = 0x40000000
-ANNOUNCED = 10.0
+ANNOUNCED = 10.0 * PATIENCE
 """Seconds within which a client's agent knows a connection and the servers it may go to."""
 SERVERS, SERVERS6 = ((addresses["s1"], addresses["s2"]) for addresses in (ADDRESSES, ADDRESSES6))
 AFTERMATH_NS = 20_000_000
@@ -135,7 +135,7 @@ class Scene:
 
     def ask(self, message: dict[str, Any]) -> Outcome:
         """A request to the client's agent; MtcpError carries its refusal."""
-        return self.asking(message).result(30)
+        return self.asking(message).result(30 * PATIENCE)
 
     def asking(self, message: dict[str, Any]) -> Future[Outcome]:
         """As `ask`, without waiting."""
@@ -264,7 +264,7 @@ class ClientProgram:
 
         return ThreadPoolExecutor(1).submit(read)
 
-    def result(self, timeout: float = 40.0) -> str:
+    def result(self, timeout: float = 40.0 * PATIENCE) -> str:
         """What it printed last; it must end well."""
         try:
             out, err = self.process.communicate(timeout=timeout)
