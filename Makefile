@@ -11,8 +11,8 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e lint format bench fuzz faults soak soak-chain \
-        bench-testbed experiment experiment-handover topology topology-pool report clean clean-results
+.PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e test-vm lint format bench fuzz faults soak \
+        soak-chain bench-testbed experiment experiment-handover topology topology-pool report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,7 +20,7 @@ help: ## Show this list
 setup: $(READY) ## Install Debian packages and the Python environment (.venv), where missing
 	@echo "All is installed. make help: what there is to do."
 
-$(READY): setup.cfg pyproject.toml .ci/setup
+$(READY): setup.cfg pyproject.toml .ci/setup .ci/packages
 	@PYTHON=$(PYTHON) .ci/setup
 	@touch $@
 
@@ -73,6 +73,10 @@ fuzz: $(READY) ## Fuzz every parser, 5 s each; for hours: ARGS="--seconds 3600",
 faults: $(READY) ## Every cell of docs/failures.md, 20 times; ARGS=--repeat=N for N times
 	$(SUDO) $(PYTEST) tests/root/test_faults_messages.py tests/root/test_faults_deaths.py --repeat=20 $(ARGS)
 
+test-vm: $(READY) ## netem and Open vSwitch, in a virtual machine with a Debian kernel: no root, no KVM; 100 MB once
+	@.ci/packages qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod
+	$(BIN)/python -m tests.vm $(ARGS)
+
 coverage: $(READY) ## Every branch of the sans-I/O core is tested, or this fails
 	$(PYTEST) $(CORE_TESTS) -q --cov=mtcp --cov-branch --cov-config=.coveragerc --cov-report=term-missing:skip-covered \
 	    --cov-fail-under=100 $(ARGS)
@@ -88,7 +92,7 @@ format: $(READY) ## Put the code into the one style
 
 clean: ## Remove what was built and what killed experiments left; keep results
 	@[ ! -x $(BIN)/testbed ] || $(SUDO) $(BIN)/testbed clean
-	rm -rf build .venv *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf build .venv .vm *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 clean-results: ## Remove all results

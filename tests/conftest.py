@@ -1,4 +1,4 @@
-"""The directory of a test is its tier: unit, sim, root or e2e (see CONTRIBUTING.md)."""
+"""The directory of a test is its tier: unit, sim, root, e2e or vm (see CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from testbed import sandbox
 
-TIERS = ("unit", "sim", "root", "e2e")
+TIERS = ("unit", "sim", "root", "e2e", "vm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -30,6 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(tier)
         if tier in ("root", "e2e") and os.geteuid() != 0:
             item.add_marker(pytest.mark.skip(reason="needs root: run `make test`, or pytest with sudo"))
+        if tier == "vm" and "MTCP_VM" not in os.environ:
+            item.add_marker(pytest.mark.skip(reason="needs a kernel with netem and Open vSwitch: run `make test-vm`"))
 
 
 @pytest.hookimpl(tryfirst=True)
