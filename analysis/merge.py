@@ -6,10 +6,12 @@ All hosts of the testbed share one clock, so the order of time is the true one.
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from analysis import capture
 
@@ -17,7 +19,7 @@ _SECTION, _INTERFACE, _PACKET = 0x0A0D0D0A, 1, 6
 _IF_NAME, _IF_TSRESOL = 2, 9
 _NANOSECONDS = b"\x09"
 _ETHERNET = 1
-_AT_ONCE = 1 << 15  # packets
+_AT_ONCE = 1 << 16  # packets
 _HEADER = np.dtype([(name, "<u4") for name in ("type", "total", "interface", "high", "low", "kept", "length")])
 
 
@@ -43,7 +45,7 @@ def merge(captures: Mapping[str, Path], target: Path) -> int:
             output.write(_block(_INTERFACE, struct.pack("<HHI", _ETHERNET, 0, 0) + options))
         for first in range(0, len(order), _AT_ONCE):
             some = order[first : first + _AT_ONCE]
-            output.write(b"".join(_packets(opened, times[some], of_file[some], starts[some])))
+            output.write(_packets(opened, times[some], of_file[some], starts[some]))
     return len(order)
 
 
@@ -54,26 +56,32 @@ def of_directory(directory: Path) -> dict[str, Path]:
 
 def _packets(
     opened: list[tuple[int, capture.Records]], times: capture.Ints, of_file: capture.Ints, starts: capture.Ints
-) -> Iterable[bytes | memoryview]:
-    """The blocks of these packets, in pieces."""
+) -> bytes:
+    """The blocks of these packets."""
     headers, at = np.zeros(len(times), _HEADER), np.zeros(len(times), np.int64)
     for index, (interface, file) in enumerate(opened):
         mine = of_file == index
-        records = starts[mine]
         headers["interface"][mine] = interface
-        headers["kept"][mine], headers["length"][mine] = file.kept(records), file.length(records)
-        at[mine] = file.frames(records)
+        headers["kept"][mine], headers["length"][mine] = file.kept(starts[mine]), file.length(starts[mine])
+        at[mine] = file.frames(starts[mine])
     kept = headers["kept"].astype(np.int64)
-    headers["type"], headers["total"] = _PACKET, 32 + kept + -kept % 4
+    total = 32 + kept + -kept % 4
+    headers["type"], headers["total"] = _PACKET, total
     headers["high"], headers["low"] = times >> 32, times & 0xFFFFFFFF
-    packed, size = memoryview(headers.tobytes()), _HEADER.itemsize
-    sources = [file.raw.data for _, file in opened]
-    tails = {int(k): bytes(-int(k) % 4) + struct.pack("<I", 32 + k + -k % 4) for k in np.unique(kept)}
-    each = zip(of_file.tolist(), at.tolist(), kept.tolist(), strict=True)
-    for offset, (file_index, start, length) in zip(range(0, len(packed), size), each, strict=True):
-        yield packed[offset : offset + size]
-        yield sources[file_index][start : start + length]
-        yield tails[length]
+    blocks = np.zeros(total.sum(), np.uint8)
+    begin = np.cumsum(total) - total
+    _at_any(blocks, _HEADER)[begin] = headers
+    _at_any(blocks, np.dtype("<u4"))[begin + total - 4] = total
+    for index, length in np.unique(np.stack([of_file, kept]), axis=1).T if len(kept) else []:
+        mine, data = (of_file == index) & (kept == length), np.dtype((np.void, length))
+        if length:
+            _at_any(blocks, data)[begin[mine] + _HEADER.itemsize] = _at_any(opened[index][1].raw, data)[at[mine]]
+    return blocks.tobytes()
+
+
+def _at_any(raw: NDArray[np.uint8], kind: np.dtype[Any]) -> NDArray[Any]:
+    """`raw` as items of that `kind`, one that starts at every byte."""
+    return np.ndarray((max(len(raw) - kind.itemsize + 1, 0),), kind, raw, 0, (1,))
 
 
 def _option(code: int, value: bytes) -> bytes:
