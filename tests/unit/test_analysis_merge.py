@@ -76,8 +76,9 @@ def test_merged_by_time_with_the_hosts_as_interfaces(tmp_path: Path) -> None:
     ]
 
 
-def test_more_packets_than_are_written_at_once(tmp_path: Path) -> None:
-    count = 40_000
+def test_more_packets_than_are_written_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = 150
+    monkeypatch.setattr(merge, "_AT_ONCE", 7)
     written(
         tmp_path, a_pcap=[packet(2 * n, n) for n in range(count)], b_pcap=[packet(2 * n + 1, n) for n in range(count)]
     )
