@@ -12,7 +12,7 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e test-vm lint format bench fuzz faults soak \
-        soak-chain bench-testbed experiment experiment-handover topology topology-pool report clean clean-results
+        soak-chain bench-testbed experiment experiment-handover topology report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,11 +44,12 @@ bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted c
 bench-testbed: $(READY) ## Measure what the testbed promises of its links; the table goes to docs/testbed.md
 	$(SUDO) $(BIN)/python -m experiments.bench_testbed --page $(ARGS)
 
-topology: $(READY) ## Client and two servers with Mininet's prompt, to play with
+topology: $(READY) ## Client and two servers with Mininet's prompt, to play with: ARGS="--rtt 40ms"
 	@$(SUDO) $(BIN)/python topologies/two_servers.py $(ARGS)
 
-topology-pool: $(READY) ## Any number of servers and clients, with the prompt: ARGS="--servers 4 --clients 2"
-	@$(SUDO) $(BIN)/python topologies/pool.py $(ARGS)
+topology-dumbbell: ## Other networks with the prompt, so also topology-dos, -wan, -pool: ARGS=--help
+topology-%: $(READY)
+	@$(SUDO) $(BIN)/python topologies/$*.py $(ARGS)
 
 report: $(READY) ## Make the report of the latest handover experiment again
 	$(BIN)/python -m analysis report results/handover/latest $(ARGS)

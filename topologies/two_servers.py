@@ -21,7 +21,7 @@ Each host runs the M-TCP agent, each server the file server on port 80, with the
 
     sudo .venv/bin/python topologies/two_servers.py --rtt 40ms --bw 10mbit --loss 0.1%
 
-or, with any other switch, host and link of Mininet: mn --custom topologies/two_servers.py --topo two_servers,bw=10
+or, with any other switch, host and link of Mininet: mn --custom topologies/two_servers.py --topo two_servers --link tc
 """
 
 from __future__ import annotations
