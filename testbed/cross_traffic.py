@@ -1,7 +1,7 @@
 """Other traffic on a path: iperf3, TCP or UDP, between two hosts at a given rate.
 
-What was asked for need not have been sent: TCP gives way, and a UDP sender whose packets wait in a bottleneck on the
-same machine is held up by its socket's buffer. The report has all three: asked, sent, received.
+What was asked for need not have been sent: TCP gives way, and a busy machine sends less. The report has all three:
+asked, sent, received.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ from testbed.errors import TestbedError
 from testbed.processes import CommandError, Program
 
 STARTED = "started"
+_PATIENCE = 60.0
+"""Seconds. A host with a small quota takes long to start Python."""
 ADDRESSES = ip_network("10.0.0.0/8"), ip_network("fd00::/8")
 """Of the testbed's networks: nothing else is a target or a forged source."""
 
@@ -136,9 +138,9 @@ class Generator(Program):
         """
         super().__init__(host, [sys.executable, "-m", module, *map(str, words)], log)
         self.name = f"{module} {words[0] if words else ''} on {host}"
-        self.wait_for(STARTED)
+        self.wait_for(STARTED, _PATIENCE)
 
-    def result(self, timeout: float = LIMITS.seconds) -> dict[str, Any]:
+    def result(self, timeout: float = LIMITS.seconds + _PATIENCE) -> dict[str, Any]:
         """Wait until it ends by itself; its report. CommandError when it fails or takes longer than `timeout` s."""
         try:
             code = self.process.wait(timeout)

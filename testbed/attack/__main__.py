@@ -66,6 +66,8 @@ def _work(options: argparse.Namespace) -> dict[str, Any]:
 
         service = Service(ip, port, options.path)
         return open_loop(service, rate=options.rate, seconds=options.seconds, seed=options.seed)[1]
+    if ":" in ip:
+        raise ValueError("floods are of IPv4 only")
     from mtcp.address import Endpoint
     from testbed.attack import frames, moves, sender, syn
 

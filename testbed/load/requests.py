@@ -3,13 +3,14 @@
 Open loop: requests arrive as a Poisson process, whatever becomes of those before, each a new client with a connection
 of its own. Closed loop: so many clients, each of which asks, waits for the answer, thinks, and asks again.
 
-Latency is counted from the instant at which the request should have been made: what the generator is late itself,
-or a client had to wait for, is in it (no coordinated omission), and stands beside it.
+In open loop latency is counted from the instant at which the request should have been made, not from when it was:
+what is late, for whatever reason, is in it (no coordinated omission). How late the generator was stands beside it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -28,7 +29,7 @@ class Request:
     """One observation. Times: CLOCK_MONOTONIC for `time_s`, the others are durations."""
 
     time_s: float
-    """When it should have been made."""
+    """When it should have been made; in closed loop, when it was."""
     client: int
     late_ms: float = 0.0
     """The generator's own delay."""
@@ -121,27 +122,34 @@ def _run(loop: Any) -> tuple[list[Request], float]:
 
 
 async def _open(service: Service, instants: Iterator[float], seconds: float) -> tuple[list[Request], float]:
-    now = asyncio.get_running_loop().time
+    loop = asyncio.get_running_loop()
     rows: list[Request] = []
-    running: set[asyncio.Task[None]] = set()
+    running: set[asyncio.Task[_Connection | None]] = set()
     until = generators.Until(seconds)
-    begun = now()
     generators.announce()
-    for client, instant in enumerate(instants):
-        while (wait := begun + instant - now()) > 0 and not until.over:
-            await asyncio.sleep(until.pause(wait))
-        if until.over and wait > 0:
-            break
-        row = Request(begun + instant, client, late_ms=1000 * -wait)
+
+    def arrive() -> None:
+        # In a thread: the loop's own clock wakes it at whole milliseconds only.
+        for client, instant in enumerate(instants):
+            while (wait := instant - until.passed) > 0 and not until.over:
+                time.sleep(until.pause(wait))
+            if wait > 0:
+                return
+            loop.call_soon_threadsafe(make, Request(until.begun + instant, client))
+        while not until.over:
+            time.sleep(until.pause(1.0))
+
+    def make(row: Request) -> None:
         rows.append(row)
+        row.late_ms = 1000 * (loop.time() - row.time_s)
         if len(running) >= generators.LIMITS.connections:
             row.error = NOT_MADE
-            continue
-        task = asyncio.create_task(_single(service, row))
+            return
+        task = asyncio.create_task(_ask(service, row, None, keep=False))
         running.add(task)
         task.add_done_callback(running.discard)
-    while not until.over:
-        await asyncio.sleep(until.pause(1.0))
+
+    await asyncio.to_thread(arrive)
     passed = until.passed
     await asyncio.gather(*running)
     return rows, passed
@@ -164,7 +172,7 @@ async def _closed(
                 await asyncio.sleep(until.pause(wait))
             if until.over:
                 break
-            row = Request(wish, number, late_ms=1000 * -wait)
+            row = Request(now(), number, late_ms=1000 * -wait)
             rows.append(row)
             connection = await _ask(service, row, connection, keep)
             wish = now() + (float(draw.exponential(think)) if think else 0.0)
@@ -180,10 +188,6 @@ async def _closed(
 
 _AFTER_FAILURE = 0.1
 """Seconds. A client that is refused at once does not ask in a tight loop."""
-
-
-async def _single(service: Service, row: Request) -> None:
-    await _ask(service, row, None, keep=False)
 
 
 async def _ask(service: Service, row: Request, connection: _Connection | None, keep: bool) -> _Connection | None:
