@@ -1,7 +1,7 @@
-"""How well load keeps its promises on this machine: CPU quotas, arrivals, floods. `python -m experiments.bench_load`.
+"""How well load keeps its promises on this machine: CPU quotas and arrivals. `python -m experiments.bench_load`.
 
 Each figure is what was asked for beside what was had. A figure that the machine was too busy for says so: nobody else
-should run on it.
+should run on it. (Floods are measured by experiments.bench_testbed.)
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from rich.table import Table
 
 from testbed import cpu, doctor, sandbox
 from testbed.errors import TestbedError
-from testbed.generators import LIMITS, Generator
+from testbed.generators import Generator
 from testbed.nodes import MtcpHost
 from testbed.processes import Program
 from topologies.pool import running
@@ -25,7 +25,6 @@ from topologies.pool import running
 QUOTAS = (0.1, 0.25, 0.5)
 RATES = (50, 200, 500)
 SECONDS = 5.0
-LEAST_PACKETS = 50_000
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,6 @@ def figures(server: MtcpHost, client: MtcpHost, logs: Path, seconds: float = SEC
     """All of them; `server` has an HTTP server on port 80 with a file /small."""
     yield from quotas(server, logs, seconds)
     yield from arrivals(client, server, logs, seconds)
-    yield from floods(client, server, logs, seconds)
 
 
 def quotas(host: MtcpHost, logs: Path, seconds: float = SECONDS) -> Iterator[Figure]:
@@ -69,18 +67,6 @@ def arrivals(client: MtcpHost, server: MtcpHost, logs: Path, seconds: float = SE
         late, latency = found["late_ms"], found["latency_ms"]
         note = f"late by {late['p50']:g} ms, p99 {late['p99']:g}; latency {latency['p50']:g} ms, p99 {latency['p99']:g}"
         yield Figure("open loop", rate, found["rate"], "requests/s", f"{note}; {found['failed']} failed")
-
-
-def floods(attacker: MtcpHost, victim: MtcpHost, logs: Path, seconds: float = SECONDS) -> Iterator[Figure]:
-    """SYNs, in one process: to a port where nobody listens, and to a server."""
-    for what, port in (("SYN flood, closed port", 9), ("SYN flood, server", 80)):
-        words = [f"{victim.IP()}:{port}", "--rate", LIMITS.rate, "--seconds", seconds]
-        found = Generator(attacker, "testbed.attack", "syn", *words, log=logs / "syn.log").result()
-        share = found["cpu_s"] / found["seconds"]
-        note = f"at {share:.0%} of a core; late by up to {found['late_ms_max']:g} ms"
-        yield Figure(what, LIMITS.rate, found["rate"], "packets/s", note)
-        per_core = round(found["sent"] / found["cpu_s"])
-        yield Figure(f"{what}, per core", LEAST_PACKETS, per_core, "packets/CPU s", "with what the victim does at once")
 
 
 def main() -> int:

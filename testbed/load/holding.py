@@ -7,7 +7,6 @@ Slow ones send an HTTP request that never ends, a line at a time, so that no tim
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections import Counter
 from typing import Any
 
@@ -52,7 +51,8 @@ async def _hold(
     async def one() -> None:
         nonlocal open_now, held_most
         try:
-            reader, writer = await asyncio.wait_for(asyncio.open_connection(*target), _CONNECT_TIMEOUT)
+            async with asyncio.timeout(_CONNECT_TIMEOUT):
+                reader, writer = await asyncio.open_connection(*target)
         except TimeoutError:
             counted["unanswered"] += 1
             return
@@ -66,11 +66,15 @@ async def _hold(
             if slow is not None:
                 writer.write(head)
             while True:
-                with contextlib.suppress(TimeoutError):
-                    if not await asyncio.wait_for(reader.read(4096), slow):
+                pace = asyncio.timeout(slow)  # not wait_for, which before Python 3.12 may lose cancellations
+                try:
+                    async with pace:
+                        if not await reader.read(4096):
+                            break
+                except TimeoutError:
+                    if not pace.expired():  # the connection's own
                         break
-                    continue
-                writer.write(_LINE)
+                    writer.write(_LINE)
             counted["ended_by_service"] += 1
         except OSError:
             counted["ended_by_service"] += 1
