@@ -157,9 +157,11 @@ def stopped(program: Program) -> Iterator[None]:
 
 @pytest.mark.parametrize("keep", [True, False])
 def test_clients_in_closed_loop_wait_for_their_answers(scene: Scene, tmp_path: Path, keep: bool) -> None:
-    path, opened = tmp_path / "rows.csv", scene.counter("PassiveOpens")
-    words = ["10.0.0.1:80", "--path", "/small", "--clients", 5, "--think", 0.02, "--seconds", 0.5, "--rows", path]
-    report = scene.generator("load", "closed", *words, *(["--keep"] if keep else [])).result()
+    path, opened, segments = tmp_path / "rows.csv", scene.counter("PassiveOpens"), scene.counter("InSegs")
+    words = ["10.0.0.1:80", "--path", "/small", "--clients", 5, "--think", 0.02, "--seconds", 60, "--rows", path]
+    load = scene.generator("load", "closed", *words, *(["--keep"] if keep else []))
+    assert eventually(lambda: scene.counter("InSegs") > segments + 200)
+    report = load.finish()
     rows = pd.read_csv(path)
     assert report["requests"] == report["ok"] == len(rows) > 5 and set(rows.client) == set(range(5))
     for _, mine in rows.groupby("client"):
