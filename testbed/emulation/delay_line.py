@@ -161,8 +161,8 @@ class DelayLine:
         request = json.loads(message)
         try:
             answer = getattr(self, request.pop("do"))(**request)
-        except OSError as error:
-            answer = {"error": error.strerror}
+        except (OSError, LookupError) as error:
+            answer = {"error": str(error)}
         self.control.sendall(json.dumps(answer).encode())
         return True
 
@@ -181,7 +181,9 @@ class DelayLine:
 
     def remove(self, direction: str) -> Any:
         """Carry them no more; what is under way is gone."""
-        removed = self.directions.pop(direction)
+        removed = self.directions.pop(direction, None)
+        if removed is None:
+            return {}
         kept = {port for each in self.directions.values() for port in (each.source, each.to)}
         for name, port in list(self.ports.items()):
             if port in (removed.source, removed.to) and port not in kept:
@@ -215,6 +217,8 @@ def main(namespace: int, control: int) -> None:
     if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):
         raise OSError(ctypes.get_errno(), "setns")
     os.close(namespace)
+    high, control = control, os.dup(control)  # the lowest number that is free: select knows 1024
+    os.close(high)
     gc.disable()  # nothing here is cyclic, and a collection would be late packets
     DelayLine(socket.socket(fileno=control), parent).run()
 

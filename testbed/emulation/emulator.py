@@ -86,9 +86,10 @@ class Emulator:
 
     def remove(self, passage: Passage) -> None:
         """Remove what was between the two interfaces of a link, which are gone."""
-        self._passages.remove(passage)
-        passage.remove()
-        self._close_if_idle()
+        if passage in self._passages:
+            self._passages.remove(passage)
+            passage.remove()
+            self._close_if_idle()
 
     def stats(self) -> EmulationStats:
         """Counters of all links since they were made. LinkError when the delay line has died."""
@@ -97,12 +98,12 @@ class Emulator:
         line = self.process.stats() if self._process is not None or self.died else {}
         qdiscs = tbf.statistics(self.middle)
         directions = {}
-        for passage in self._passages:
+        for passage in list(self._passages):
             for name, bottleneck, exit_port in passage.directions():
                 queue, last = qdiscs.get(bottleneck, {}), qdiscs.get(exit_port, {})
-                counted = line.get("directions", {}).get(name, {})
+                counted = {"packets": last.get("packets", 0), "lost": last.get("drops", 0) if last is not queue else 0}
                 directions[name] = DirectionStats(
-                    **{"packets": (last or queue).get("packets", 0), **counted},
+                    **{**counted, **line.get("directions", {}).get(name, {})},
                     dropped=queue.get("drops", 0),
                     backlog=queue.get("backlog", 0),
                 )

@@ -51,7 +51,10 @@ class Middle:
     def _run(self, command: list[str] | tuple[str, ...], lines: tuple[str, ...]) -> str:
         text = "".join(f"{line}\n" for line in lines)
         inside = ["nsenter", f"--net=/proc/self/fd/{self.fd}", *command]
-        run = subprocess.run(inside, input=text, capture_output=True, text=True, pass_fds=[self.fd])
+        try:
+            run = subprocess.run(inside, input=text, capture_output=True, text=True, pass_fds=[self.fd])
+        except OSError as error:  # closed in the meantime, perhaps
+            raise LinkError(f"{' '.join(command)}: {error}") from None
         if run.returncode != 0:
             said = " ".join((run.stderr or run.stdout).split())
             raise LinkError(f"{' '.join(command)}: {'; '.join(lines)}: {said or f'exit code {run.returncode}'}")

@@ -45,13 +45,14 @@ _HEADER = ctypes.sizeof(_Mmsghdr)
 
 
 class Slots:
-    """Packets of one direction, numbered as they come; packet n is in slot n modulo COUNT."""
+    """Packets of one direction, in the order in which they came."""
 
     def __init__(self) -> None:
         self.head = 0
         """Packets that have come."""
         self.tail = 0
         """Packets that have left, or were lost."""
+        self._origin = 0  # the packet with which the first slot was filled when last there were none
         private = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _MAP_NORESERVE
         self._memory = mmap.mmap(-1, COUNT * SIZE, flags=private)
         self._memory.madvise(mmap.MADV_NOHUGEPAGE)  # most slots hold few bytes of their 17 pages
@@ -74,7 +75,9 @@ class Slots:
         """Take packets from the socket; how many: fewer than could be had when there were no more."""
         count = 0
         room = COUNT - (self.head - self.tail)
-        slot = self.head % COUNT
+        if room == COUNT:
+            self._origin = self.head  # the same few slots again: their memory is there, and in the processor's cache
+        slot = self._slot(self.head)
         room = min(_BATCH, room, COUNT - slot)
         if room > 0:
             at = ctypes.c_void_p(self._address + slot * _HEADER)
@@ -96,7 +99,7 @@ class Slots:
         refused: dict[int, int] = {}
         end = self.tail + count
         while self.tail < end:
-            slot = self.tail % COUNT
+            slot = self._slot(self.tail)
             at = ctypes.c_void_p(self._address + slot * _HEADER)
             most = min(end - self.tail, COUNT - slot, _SENT)
             sent = _libc.sendmmsg(fd, at, most, _MSG_DONTWAIT)
@@ -110,14 +113,13 @@ class Slots:
     def drop(self, count: int) -> None:
         """Free the slots of the next `count` packets."""
         while count > 0:
-            slot = self.tail % COUNT
+            slot = self._slot(self.tail)
             some = min(count, COUNT - slot)
             self._free(slot, some)
             count -= some
 
-    def close(self) -> None:
-        """Give the memory back."""
-        del self._received, self._sizes, self._headers, self._iovecs
+    def _slot(self, number: int) -> int:
+        return (number - self._origin) % COUNT
 
     def _free(self, slot: int, count: int) -> None:
         if sum(self._sizes[slot : slot + count]) > 4 * _PAGE * count:

@@ -14,7 +14,7 @@ class DirectionStats:
     packets: int = 0
     """Packets that came to the delay line, or left by the bottleneck or netem where there is none."""
     lost: int = 0
-    """Packets lost because loss was asked for; 0 with netem, which counts those and its overflow together."""
+    """Packets lost because loss was asked for. (With netem also what it had no room for; it has room for 100000.)"""
     dropped: int = 0
     """Packets that the bottleneck had no room for. That is congestion, and as it should be."""
     overflow: int = 0

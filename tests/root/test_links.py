@@ -135,29 +135,37 @@ def numbered(
     return arrivals
 
 
+def quickest(least: float, most: float, measure: Callable[[], Arrivals]) -> Arrivals:
+    """Measure until the quickest packet, which is never too early, is not late either: machines can be busy."""
+    for _ in range(10):
+        arrivals = measure()
+        assert min(arrivals.delays) >= least
+        if min(arrivals.delays) < most:
+            return arrivals
+    raise AssertionError(f"not within {most} s, but after {min(arrivals.delays)} s")
+
+
 def test_each_direction_has_its_delay(net: Network) -> None:
     link = net.links[2]
     link.set(delay=60, direction=2)
     try:
-        there, back = (min(numbered(net, 2, 400, back=back).delays) for back in (False, True))
+        quickest(0.005, 0.02, lambda: numbered(net, 2, 300))
+        quickest(0.06, 0.075, lambda: numbered(net, 2, 300, back=True))
     finally:
         link.set(delay=5)
-    assert 0.005 <= there < 0.02
-    assert 0.06 <= back < 0.075
     assert [each.delay for each in link.conditions] == [0.005, 0.005]
-    assert min(numbered(net, 1, 200).delays) < 0.004
+    quickest(0.0, 0.004, lambda: numbered(net, 1, 100))
 
 
 def test_jitter_is_around_the_delay(net: Network) -> None:
     link = net.links[2]
     link.set(delay=20, jitter=4)
     try:
-        delays = numbered(net, 2, 1500).delays[100:]
+        arrivals = quickest(0.016, 0.0195, lambda: numbered(net, 2, 1000))
     finally:
         link.set(delay=5, jitter=0)
-    assert min(delays) >= 0.016
-    assert 0.018 < statistics.median(delays) < 0.026
-    assert statistics.pstdev(delays) > 0.0005
+    assert statistics.pstdev(arrivals.delays) > 0.0005
+    assert arrivals.numbers == list(range(1000))
 
 
 def test_nothing_is_lost_or_reordered_by_changes(net: Network) -> None:
