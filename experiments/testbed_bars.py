@@ -53,9 +53,9 @@ class Star(Topo):  # type: ignore[misc]
 
 
 @contextlib.contextmanager
-def network(**hosts: Mapping[str, Any]) -> Iterator[Network]:
-    """A star, up and running."""
-    net = Network(Star(hosts=hosts))
+def network(hosts: Mapping[str, Mapping[str, Any]], emulation: str | None = None) -> Iterator[Network]:
+    """A star, up and running; `hosts` with the parameters of their links."""
+    net = Network(Star(hosts=hosts), emulation=emulation)
     try:
         net.start()
         yield net
@@ -70,14 +70,14 @@ _emulations: set[str] = set()
 
 def rtt_idle(_: int) -> Iterator[Observation]:
     """A link with a delay of D each way has a round-trip time of 2 D and what the hosts take, some 0.05 ms."""
-    with network(a={"delay": 0}, b={}) as net:
+    with network({"a": {"delay": 0}, "b": {}}) as net:
         yield from _rtts(net, "idle")
 
 
 def rtt_loaded(_: int) -> Iterator[Observation]:
     """The same, while the same delay line carries 80 Mbit/s of TCP over another link."""
     with (
-        network(a={"delay": 0}, b={}, c={"bw": 100, "delay": "5ms"}, d={}) as net,
+        network({"a": {"delay": 0}, "b": {}, "c": {"bw": 100, "delay": "5ms"}, "d": {}}) as net,
         CrossTraffic(net["c"], net["d"], 80.0, logs=sandbox.RUN, seconds=120),
     ):
         yield from _rtts(net, "80 Mbit/s elsewhere")
@@ -96,7 +96,7 @@ def _rtts(net: Network, load: str) -> Iterator[Observation]:
 def rate(_: int) -> Iterator[Observation]:
     """Of full-sized frames of 1514 bytes TCP's payload is 1448 (with time stamps): 95.6 % of the bandwidth."""
     for mbit, queue in ((10, 100), (100, 250), (1000, 2000)):
-        with network(**{f"a{mbit}": {"bw": mbit, "delay": "10ms", "queue": queue}, f"b{mbit}": {}}) as net:
+        with network({f"a{mbit}": {"bw": mbit, "delay": "10ms", "queue": queue}, f"b{mbit}": {}}) as net:
             for repetition in range(5):
                 received = goodput(net[f"a{mbit}"], net[f"b{mbit}"], 3.0)
                 yield Observation("rate", f"{mbit} Mbit/s", "goodput_mbit", received, repetition)
@@ -113,7 +113,7 @@ def goodput(client: Any, server: Any, seconds: float) -> float:
 
 def loss(_: int) -> Iterator[Observation]:
     """Each frame is lost by itself with probability p: of n, the binomial distribution says how many."""
-    with network(a={"loss": 0.1}) as net:
+    with network({"a": {"loss": 0.1}}) as net:
         (link,) = net.links
         with contextlib.ExitStack() as stack:
             first, second = (stack.enter_context(port) for port in ports(link))
@@ -145,7 +145,7 @@ def buffer(_: int) -> Iterator[Observation]:
     for mbit in (20, 100):
         theory = 100 * LARGEST * 8 / (mbit * 1e3)
         link = {"bw": mbit, "queue": 100, "delay": "5ms"}
-        with network(**{f"a{mbit}": link, f"b{mbit}": {}}) as net:
+        with network({f"a{mbit}": link, f"b{mbit}": {}}) as net:
             a, b = net[f"a{mbit}"], net[f"b{mbit}"]
             for repetition in range(3):
                 idle = _median(ping(a, b.IP(), 60, 0.01))
@@ -165,7 +165,7 @@ def _median(values: list[float]) -> float:
 def live(_: int) -> Iterator[Observation]:
     """Delay and bandwidth change while numbered frames flow both ways: none may be missing, none be overtaken."""
     settings: tuple[dict[str, Any], ...] = ({"delay": 80}, {"delay": 5}, {"bw": 10}, {"bw": 100}, {"jitter": 5})
-    with network(a={"delay": 5, "bw": 100, "queue": 1000}) as net:
+    with network({"a": {"delay": 5, "bw": 100, "queue": 1000}}) as net:
         (link,) = net.links
         with contextlib.ExitStack() as stack:
             first, second = (stack.enter_context(port) for port in ports(link))
@@ -201,7 +201,7 @@ def live(_: int) -> Iterator[Observation]:
 
 def death(repetition: int) -> Iterator[Observation]:
     """From SIGKILL for the delay line until run.json says `invalid` and why, and the experiment is ended."""
-    with network(a={"delay": 5}, b={}) as net:
+    with network({"a": {"delay": 5}, "b": {}}, "delay-line") as net:
         noticed = 0.0
         with (
             contextlib.suppress(FidelityError),
@@ -226,7 +226,7 @@ def up_and_down(repetition: int) -> Iterator[Observation]:
     """A client and two servers, all links with bandwidth and delay: from nothing to working links, and to nothing."""
     link = {"bw": 100, "delay": "5ms"}
     begun = time.monotonic()
-    with network(client=link, s1=link, s2=link):
+    with network(dict.fromkeys(("client", "s1", "s2"), link)):
         up = time.monotonic()
     down = time.monotonic()
     yield Observation("up_and_down", "three hosts", "up_seconds", up - begun, repetition)
@@ -236,7 +236,7 @@ def up_and_down(repetition: int) -> Iterator[Observation]:
 def identical(number: int) -> Iterator[Observation]:
     """Several at once, with the same names and addresses, but other delays: each sees its own, and nothing else."""
     rtt = 10 * (number + 1)
-    with network(client={"bw": 20, "delay": rtt / 2}, s1={}) as net:
+    with network({"client": {"bw": 20, "delay": rtt / 2}, "s1": {}}) as net:
         case = "4 at once"
         for each in ping(net["client"], net["s1"].IP(), 200, 0.01):
             yield Observation("identical", case, "rtt_error_ms", each - rtt, number)
@@ -245,7 +245,7 @@ def identical(number: int) -> Iterator[Observation]:
 
 def syn_flood(_: int) -> Iterator[Observation]:
     """A generator of one process uses one core; what it has sent in its processor time is its rate per core."""
-    with network(a={}, b={}) as net:
+    with network({"a": {}, "b": {}}) as net:
         for repetition in range(3):
             words = ("syn", f"{net['b'].IP()}:80", "--rate", 200_000, "--seconds", 3)
             flood = Generator(net["a"], "testbed.attack", *words, log=sandbox.RUN / f"flood{repetition}.log")

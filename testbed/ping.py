@@ -13,7 +13,7 @@ import struct
 import time
 from typing import Any
 
-from testbed.link_probe import SO_TIMESTAMPNS, arrival_ns, socket_in
+from testbed.link_probe import SO_TIMESTAMPNS, arrival_ns, realtime, socket_in
 
 _ECHO, _ANSWER = 8, 0
 _HEADER = struct.Struct("!BBHHHQ")  # type, code, sum, identifier, number; CLOCK_REALTIME when it was sent
@@ -27,7 +27,7 @@ def ping(host: Any, address: str, count: int, interval: float, patience: float =
     """
     times = [math.nan] * count
     identifier = os.getpid() & 0xFFFF
-    with socket_in(host.pid, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock:
+    with socket_in(host.pid, socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP) as sock, realtime():
         sock.setsockopt(socket.SOL_SOCKET, SO_TIMESTAMPNS, 1)
         sock.setblocking(False)
         begun = time.monotonic()

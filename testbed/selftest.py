@@ -15,12 +15,10 @@ Frames are not split from super-packets, so the hosts' offloads do not matter, n
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
-import os
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -30,7 +28,7 @@ from scipy.special import bdtrik
 
 from testbed.emulation import tbf
 from testbed.errors import TestbedError
-from testbed.link_probe import LARGEST, SMALLEST, Arrival, Port, ports
+from testbed.link_probe import LARGEST, SMALLEST, Arrival, Port, ports, realtime
 from testbed.links import Conditions
 
 if TYPE_CHECKING:
@@ -207,13 +205,15 @@ def _pace(directions: Sequence[_Direction], most: int, seconds: float) -> dict[_
     Fewer, where they would use more than a fifth of the bandwidth.
     """
     sent = dict.fromkeys(directions, 0)
-    begun = time.monotonic()
-    for i in range(1, 1 + max(1, round(seconds / INTERVAL))):
-        for direction in directions:
-            while sent[direction] < math.ceil(i * min(most, direction.asked.bandwidth / 5 * INTERVAL / SMALLEST / 8)):
-                direction.source.send(direction.to, sent[direction])
-                sent[direction] += 1
-        time.sleep(max(0.0, begun + i * INTERVAL - time.monotonic()))
+    fifth = INTERVAL / 5 / (SMALLEST * 8)
+    with realtime():
+        begun = time.monotonic()
+        for i in range(1, 1 + max(1, round(seconds / INTERVAL))):
+            for direction in directions:
+                while sent[direction] < math.ceil(i * min(most, direction.asked.bandwidth * fifth)):
+                    direction.source.send(direction.to, sent[direction])
+                    sent[direction] += 1
+            time.sleep(max(0.0, begun + i * INTERVAL - time.monotonic()))
     last = time.monotonic()
     return {each: _Come(count, _arrivals(each, count, last)) for each, count in sent.items()}
 
@@ -238,7 +238,7 @@ def _rate(direction: _Direction, seconds: float) -> float | None:
     enough = bandwidth / 8 * max(seconds / 10, 100 * direction.asked.jitter)
     frames = first + max(FEWEST, math.ceil(enough / LARGEST))
     pace = 1.5 * bandwidth / 8 / LARGEST
-    with _realtime():
+    with realtime():
         begun, sent = time.monotonic(), 0
         while sent < frames:
             # What fills the bucket at once, then faster than it is filled again.
@@ -250,20 +250,6 @@ def _rate(direction: _Direction, seconds: float) -> float | None:
     queued = min(direction.asked.queue, frames) * LARGEST * 8 / bandwidth
     time.sleep(direction.asked.delay + direction.asked.jitter + queued + 0.02)
     return rate_of(direction.to.arrivals(), bucket)
-
-
-@contextlib.contextmanager
-def _realtime() -> Iterator[None]:
-    """This thread goes before all others but the emulator, for some milliseconds, where that is allowed."""
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(1))
-    except OSError:
-        yield
-        return
-    try:
-        yield
-    finally:
-        os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
 
 
 def _measured(name: str, spaced: _Come, more: _Come, rate: float | None) -> Measured:
