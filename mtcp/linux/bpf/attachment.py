@@ -14,6 +14,7 @@ from pathlib import Path
 
 from mtcp.errors import MtcpError
 from mtcp.linux.bpf import icmp, layout, loader, sockops, tc, transition
+from mtcp.linux.bpf.filters import Filters
 from mtcp.linux.bpf.layout import Maps
 from mtcp.linux.bpf.loader import AttachType, BpfError, MapType, ProgramType
 
@@ -38,6 +39,7 @@ class Attachment:
         maps: Maps,
         programs: dict[str, int],
         links: dict[str, int],
+        filters: Filters,
         interfaces: frozenset[int],
         pin_dir: Path | None,
     ) -> None:
@@ -46,6 +48,7 @@ class Attachment:
         self.transition = programs["transition"]
         self._descriptors = [*maps, *programs.values(), *links.values()]
         self._links = links
+        self._filters = filters
         self._pin_dir = pin_dir
 
     @classmethod
@@ -54,26 +57,35 @@ class Attachment:
         if not cgroup.is_dir() or not loader.is_cgroup2(cgroup):
             raise DatapathError(f"{cgroup} is not a cgroup v2 directory: mount cgroup2 and name a directory in it")
         indices = {name: _interface_index(name) for name in interfaces}
+        goes_on = pin_dir is not None and pin_dir.exists()
         with contextlib.ExitStack() as undo, _explained():
             if pin_dir is None:
                 maps, programs = _create(capacity, undo)
             else:
                 maps, programs = _open_or_create_pinned(pin_dir, capacity, undo)
             links: dict[str, int] = {}
-            for name, link in _attach(cgroup, indices, programs, pin_dir):
+            filters = Filters()
+            undo.callback(filters.close)
+            if not goes_on:
+                undo.callback(filters.remove)
+            for name, link in _attach(cgroup, indices, programs, filters, pin_dir):
                 undo.callback(os.close, link)
                 links[name] = link
             undo.pop_all()
-        return cls(maps, programs, links, frozenset(indices.values()), pin_dir)
+        return cls(maps, programs, links, filters, frozenset(indices.values()), pin_dir)
 
     def close(self) -> None:
         """Close the descriptors; what is not pinned goes with them."""
+        if self._pin_dir is None:
+            self._filters.remove()
+        self._filters.close()
         for fd in self._descriptors:
             os.close(fd)
         self._descriptors = []
 
     def detach(self) -> None:
         """Detach everywhere, even if another process holds descriptors, and remove the pins."""
+        self._filters.remove()
         for fd in self._links.values():
             with contextlib.suppress(BpfError):  # ENOLINK: its interface or cgroup is gone
                 loader.link_detach(fd)
@@ -168,9 +180,9 @@ def _open_pinned(pin_dir: Path, undo: contextlib.ExitStack) -> tuple[Maps, dict[
 
 
 def _attach(
-    cgroup: Path, indices: dict[str, int], programs: dict[str, int], pin_dir: Path | None
+    cgroup: Path, indices: dict[str, int], programs: dict[str, int], filters: Filters, pin_dir: Path | None
 ) -> Iterator[tuple[str, int]]:
-    """Name and descriptor of each link, made unless there is a live one."""
+    """Name and descriptor of each link, made unless there is a live one; where there is no TCX, filters instead."""
     cgroup_fd = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
     try:
         sockops_link = _link("link_sockops", programs["sockops"], cgroup_fd, AttachType.SOCK_OPS, pin_dir, cgroup)
@@ -179,9 +191,17 @@ def _attach(
         os.close(cgroup_fd)
     for interface, index in indices.items():
         escaped = interface.replace("%", "%25").replace(".", "%2e")  # pins' names have no dots
-        for program, kind in _ATTACHED:
+        for position, (program, kind) in enumerate(_ATTACHED):
             name = f"link_{program}_{escaped}"
-            yield name, _link(name, programs[program], index, kind, pin_dir)
+            try:
+                link = _link(name, programs[program], index, kind, pin_dir)
+            except BpfError as error:
+                if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP):
+                    raise
+                with _explained_on(interface):
+                    filters.attach(index, kind, position, programs[program], program)
+            else:
+                yield name, link
 
 
 def _link(
@@ -234,10 +254,20 @@ def _explained() -> Iterator[None]:
     except BpfError as error:
         if error.errno in (errno.EPERM, errno.EACCES) and "program mtcp" not in str(error):
             message = "BPF is refused: run as root, or with CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON"
-        elif "TCX" in str(error) and error.errno in (errno.EINVAL, errno.EOPNOTSUPP):
-            message = "this kernel has no TCX: use Linux 6.6 or later with CONFIG_NET_XGRESS"
         elif error.errno == errno.ENOSYS:
             message = "this kernel has no bpf(2): it needs CONFIG_BPF_SYSCALL"
         else:
             message = str(error)
         raise DatapathError(message) from error
+
+
+@contextlib.contextmanager
+def _explained_on(interface: str) -> Iterator[None]:
+    """Kernel refusals of filters in the user's words."""
+    try:
+        yield
+    except OSError as error:
+        raise DatapathError(
+            f"neither TCX nor a clsact filter on {interface} ({error.strerror}): use Linux 6.6 or later, or one with "
+            f"CONFIG_NET_SCH_INGRESS and CONFIG_NET_CLS_BPF and no other ingress qdisc on {interface}"
+        ) from None
