@@ -29,8 +29,8 @@ def host() -> Iterator[MtcpHost | None]:
         yield None
         return
     net = Network(Topo(), build=False)
-    net.addHost("h1", sysctls={"net.ipv4.tcp_ecn": "1"})
-    yield net["h1"]
+    net.addHost("limited", sysctls={"net.ipv4.tcp_ecn": "1"})
+    yield net["limited"]
     net.stop()
 
 
@@ -66,13 +66,13 @@ def test_a_quota_covers_what_runs_already_and_what_starts_later(host: MtcpHost, 
 
 
 def test_limits_are_parameters_of_a_host_and_noted(host: MtcpHost) -> None:
-    other = MtcpHost("h3", cpu_cores=0.5, memory_mib=300)
+    other = MtcpHost("other", cpu_cores=0.5, memory_mib=300)
     try:
         assert other.limits == {"cpu_cores": 0.5, "memory_mib": 300}
         for group in (checked(other, "cat", "/proc/self/cgroup"), other.cmd("cat /proc/self/cgroup")):
             # Version 1, where there is one, has it by the names of sandbox and host.
-            assert all(line.endswith("h3") for line in group.splitlines() if "cpu:" in line or "memory:" in line)
-        assert all((group / "cgroup.procs").read_text().split() == [str(other.pid)] for group in directories("h3"))
+            assert all(line.endswith("other") for line in group.splitlines() if "cpu:" in line or "memory:" in line)
+        assert all((group / "cgroup.procs").read_text().split() == [str(other.pid)] for group in directories("other"))
     finally:
         other.terminate()
 

@@ -1,4 +1,4 @@
-"""Run the tests that need netem or Open vSwitch in a virtual machine with a stock Debian kernel: `make test-vm`.
+"""Run the tests that need netem, Open vSwitch or cgroup v2 in a machine with a stock Debian kernel: `make test-vm`.
 
 Any other command runs there after --: ARGS="--kernel linux-image-6.1.0-56-amd64 -- uname -a".
 """
@@ -12,7 +12,8 @@ import time
 
 from tests.vm import machine, packages
 
-TESTS = ("tests/vm",)
+TESTS = ("tests/vm", "tests/root/test_host_limits.py")
+"""The latter since there all controllers are in version 2 of control groups."""
 
 
 def main() -> int:
