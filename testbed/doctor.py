@@ -42,11 +42,11 @@ TOOLS = {
 """Command: its Debian package."""
 
 MORE_TOOLS = {
-    "gcc": ("gcc libc6-dev", "the strict client, which experiments and tests compile"),
-    "tshark": ("tshark", "tests of the Wireshark dissector"),
-    "qemu-system-x86_64": ("qemu-system-x86", "make test-vm: tests on a kernel with netem and Open vSwitch"),
+    "gcc": ("setup", "gcc libc6-dev", "the strict client, which experiments and tests compile"),
+    "tshark": ("setup", "tshark", "tests of the Wireshark dissector"),
+    "qemu-system-x86_64": ("test-vm", "qemu-system-x86", "tests on a kernel with netem and Open vSwitch"),
 }
-"""What the network itself can do without: its Debian packages, what needs it."""
+"""What the network itself can do without: what `make` installs it, its Debian packages, what needs it."""
 
 _ASK_VERSION = {"mnexec": "-v", "ifconfig": "-V", "ip": "-V", "tc": "-V", "ping": "-V"}
 
@@ -165,7 +165,9 @@ def _mirred() -> Check:
 def _netem() -> Check:
     ok = _in_namespace("tc qdisc add dev lo root netem delay 1ms")
     detail = "delay and loss by the kernel" if ok else "absent: delay and loss are emulated in user space (delay_line)"
-    return Check("netem", ok, False, detail, "modprobe sch_netem, where the kernel has it")
+    return Check(
+        "netem", ok, False, detail, "modprobe sch_netem, where the kernel has it (make test-vm boots one that does)"
+    )
 
 
 def _delay_line() -> Check:
@@ -212,7 +214,7 @@ def _openvswitch() -> Check:
     detail = (
         f"{tool or 'not installed'}, kernel module {'there' if kernel else 'absent'}; the testbed has its own switch"
     )
-    mend = "apt-get install openvswitch-switch, on a kernel with the module, for OpenFlow experiments"
+    mend = "apt-get install openvswitch-switch, on a kernel with the module, for OpenFlow (make test-vm has both)"
     return Check("openvswitch", installed and kernel, False, detail, mend)
 
 
@@ -222,12 +224,12 @@ def _tool(name: str) -> Check:
 
 
 def _more_tool(name: str) -> Check:
-    (ok, version), (package, use) = _version(name), MORE_TOOLS[name]
-    return Check(name, ok, False, f"{version}; {use}", _install(package))
+    (ok, version), (target, package, use) = _version(name), MORE_TOOLS[name]
+    return Check(name, ok, False, f"{version}; {use}", _install(package, target))
 
 
-def _install(package: str) -> str:
-    return f"make setup (or: apt-get install {package})"
+def _install(package: str, target: str = "setup") -> str:
+    return f"make {target} (or: apt-get install {package})"
 
 
 def _version(name: str) -> tuple[bool, str]:
