@@ -218,11 +218,11 @@ def script(topology: type[ServiceTopo], parser: Parser, greeting: str = "", kind
         topo = topology(**options)
     except (LinkError, ValueError) as error:
         parser.error(str(error))
-    sandbox.enter()
-    doctor.require("mnexec", "ip", "tc", "ifconfig", "ethtool")
     if settings["emulation"] == "auto":
         settings["emulation"] = None
     try:
+        sandbox.enter()
+        doctor.require("mnexec", "ip", "tc", "ifconfig", "ethtool")
         with bring_up(topo, kind, **settings) as network:
             print(_greeting(network, TO_MOVE + greeting if network.pool else ""), flush=True)
             Prompt(network.net)
