@@ -29,6 +29,18 @@ class Prompt(CLI):
         for link in self.mn.links:
             output(f"{link} {link.status()}: {_of(link)}\n")
 
+    def do_selftest(self, _line: str) -> None:
+        """Measure all links, which should be idle, and compare with what was asked for: selftest"""
+        from testbed import selftest  # slow to import
+
+        try:
+            for directions in selftest.measure(self.mn.links).values():
+                for asked, measured in directions:
+                    faults = "; ".join(selftest.judge(asked, measured))
+                    output(f"{measured}{f'  *** {faults}' if faults else ''}\n")
+        except TestbedError as failure:
+            error(f"*** {failure}\n")
+
     def do_set(self, line: str) -> None:
         """Change a link, both ways or only what its first node sends; none: not emulated any more.
 

@@ -82,6 +82,14 @@ class Measured:
     rate_mbit: float | None = None
     """Mbit/s, Ethernet headers included."""
 
+    def __str__(self) -> str:
+        parts = [f"{self.sent - self.received} of {self.sent} lost"]
+        if self.delay_ms is not None:
+            parts.append(f"{self.delay_ms:.2f} ms (half of them ± {self.spread_ms:.2f})")
+        if self.rate_mbit is not None:
+            parts.append(f"{self.rate_mbit:.1f} Mbit/s")
+        return f"{self.direction}: {', '.join(parts)}"
+
 
 def judge(asked: Conditions, measured: Measured, tolerances: Tolerances = Tolerances()) -> list[str]:
     """What is wrong with a direction, in words."""

@@ -125,6 +125,8 @@ def test_ctrl_c_ends_the_command_and_not_the_network() -> None:
         terminal.type("client jobs\n")
         terminal.wait_for("Running +sleep 1000")
         terminal.wait_for(PROMPT)
+        measured = terminal.run("selftest")
+        assert re.search(r"client-eth\d+->sw1-eth\d+: \d+ of \d+ lost, [\d.]+ ms .*, [\d.]+ Mbit/s", measured), measured
         for words in ("client", "client r delay", "client r what=1", "client nobody delay=1ms", "client sw1 delay=1ms"):
             assert terminal.run(f"set {words}").startswith("*** "), words
         traces = Traces(terminal.process.pid)

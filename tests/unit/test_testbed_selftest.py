@@ -69,3 +69,8 @@ def test_a_rate_is_that_behind_the_full_bucket() -> None:
 
 def test_a_rate_without_a_limit_is_not_judged() -> None:
     assert judge(replace(ASKED, bandwidth=math.inf), GOOD) == []
+
+
+def test_figures_can_be_read() -> None:
+    assert str(GOOD) == "a->b: 10 of 1000 lost, 20.30 ms (half of them ± 1.10), 99.0 Mbit/s"
+    assert str(Measured("a->b", 100, 0, 0, None, None)) == "a->b: 100 of 100 lost"
