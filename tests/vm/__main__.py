@@ -20,7 +20,7 @@ def main() -> int:
     """The exit code of the command, 125 when there could be no machine."""
     parser = argparse.ArgumentParser(prog="python -m tests.vm", description=__doc__.splitlines()[0])
     parser.add_argument("--kernel", metavar="PACKAGE", help="Debian package (default: the newest that apt has)")
-    parser.add_argument("--timeout", type=float, default=1800, metavar="S", help="seconds for all (default 1800)")
+    parser.add_argument("--timeout", type=float, default=3600, metavar="S", help="seconds for all (default 3600)")
     parser.add_argument("command", nargs="*", help="what to run instead of the tests")
     options = parser.parse_args()
     # In one sandbox for all of them: it is slow there to start Python again and again.

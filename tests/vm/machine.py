@@ -24,7 +24,7 @@ _MACHINE = """
 """
 # What protects kernels costs much of an emulated processor's time.
 _ARGUMENTS = "console=ttyS0 panic=-1 mitigations=off init_on_alloc=0 apparmor=0 audit=0"
-_SHOWN = 60  # lines of the console when a machine fails
+_SHOWN = 30  # lines of the console when a machine fails
 
 
 def run(kernel: Path, packages: Sequence[Path], command: Sequence[str], timeout: float) -> int:
@@ -38,7 +38,10 @@ def run(kernel: Path, packages: Sequence[Path], command: Sequence[str], timeout:
         raise VmError("this needs x86_64 and qemu-system-x86_64: apt-get install qemu-system-x86")
     (vmlinuz,) = kernel.glob("boot/vmlinuz-*")
     image = initrd.make(kernel, vmlinuz.name.removeprefix("vmlinuz-"))
-    with tempfile.TemporaryDirectory(prefix="run-", dir=CACHE) as name:
+    for left in CACHE.glob("run-*"):  # by a process that was killed
+        if not Path("/proc", left.name.split("-")[1]).exists():
+            shutil.rmtree(left, ignore_errors=True)
+    with tempfile.TemporaryDirectory(prefix=f"run-{os.getpid()}-", dir=CACHE) as name:
         directory = Path(name)
         (directory / "command").write_text(f"cd {shlex.quote(str(Path.cwd()))} && {shlex.join(command)}\n")
         (directory / "packages").write_text("".join(f"{package}\n" for package in packages))
