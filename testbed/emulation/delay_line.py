@@ -30,6 +30,7 @@ from typing import Any
 
 from testbed.emulation.schedule import Schedule
 from testbed.emulation.slots import Slots
+from testbed.emulation.statistics import steps
 
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 263, 6, 15, 23
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -37,8 +38,6 @@ _ETH_P_ALL = 3
 _BUFFER = 64 << 20  # bytes; a smaller send buffer would be a limit of the bottleneck's queue
 _PR_SET_TIMERSLACK = 29
 _PRIORITY = 10
-_STEP = 1e-5  # seconds, of the histogram of lateness
-_LATEST = 10_000  # steps; what is later counts there
 
 
 class Port:
@@ -90,7 +89,7 @@ class Direction:
             if not kept:
                 self.slots.drop(count)
                 continue
-            self.lateness[min(int((now - due) / _STEP), _LATEST)] += count
+            self.lateness[steps(now - due)] += count
             for number, refused in self.slots.send(self.to.fd, count).items():
                 if number != errno.ENOBUFS:  # that is the bottleneck's queue, which counts what it drops itself
                     self.overflow += refused

@@ -14,8 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from testbed.emulation.conditions import Conditions, LinkError
+from testbed.processes import PATIENCE
 
-_PATIENCE = 10.0  # seconds for an answer
+_PATIENCE = 10.0 * PATIENCE  # seconds for an answer
+_LONGEST = 8 << 20  # bytes of an answer
+_SO_SNDBUFFORCE = 32
 
 
 class DelayLineProcess:
@@ -32,6 +35,7 @@ class DelayLineProcess:
         self._stopping = False
         self._control, other = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         self._control.settimeout(_PATIENCE)
+        other.setsockopt(socket.SOL_SOCKET, _SO_SNDBUFFORCE, _LONGEST)
         with other:
             self.process = subprocess.Popen(
                 [sys.executable, "-S", "-m", "testbed.emulation.delay_line", str(namespace), str(other.fileno())],
@@ -78,17 +82,18 @@ class DelayLineProcess:
         with self._lock:
             try:
                 self._control.sendall(json.dumps({"do": what, **arguments}).encode())
-                message = self._control.recv(1 << 20)
-            except OSError as error:
+                message = self._control.recv(_LONGEST)
+            except TimeoutError:
+                self.process.kill()  # its answers would be taken for those to other questions
                 message = b""
-                reason = str(error)
-            else:
-                reason = "it has ended"
-        answer: dict[str, Any] = json.loads(message) if message else {"error": reason}
+            except OSError:
+                message = b""
+        if not message:
+            self._watcher.join(_PATIENCE)
+            raise LinkError(self._reason or "the delay line has ended")
+        answer: dict[str, Any] = json.loads(message)
         if "error" in answer:
-            if not message:
-                self._watcher.join(1)
-            raise LinkError(self._reason or f"the delay line cannot {what}: {answer['error']}")
+            raise LinkError(f"the delay line cannot {what}: {answer['error']}")
         return answer
 
     def _watch(self) -> None:

@@ -26,7 +26,7 @@ class DirectionStats:
     backlog: int = 0
     """Bytes that wait at the bottleneck now."""
     lateness: Mapping[int, int] = field(default_factory=dict)
-    """How late packets left the delay line: {steps of 10 us: packets}; 10000 steps or more count as 10000."""
+    """How late packets left the delay line: {`steps`: packets}."""
 
 
 @dataclass(frozen=True)
@@ -53,19 +53,36 @@ class EmulationStats:
         return EmulationStats(self.backend, self.realtime, cpu, wakeups, directions)
 
     def lateness(self, quantile: float) -> float:
-        """Seconds by which packets of all directions left late, in steps of 10 us; 0.0 when there were none.
+        """Seconds by which packets of all directions left late at most, to two digits; 0.0 when there were none.
 
         `quantile`: 0.5 for the median; at most 1.
         """
-        steps: Counter[int] = Counter()
+        late: Counter[int] = Counter()
         for each in self.directions.values():
-            steps.update(each.lateness)
-        wanted = quantile * steps.total()
-        for step, count in sorted(steps.items()):
-            wanted -= count
+            late.update(each.lateness)
+        wanted = quantile * late.total()
+        for count, packets in sorted(late.items()):
+            wanted -= packets
             if wanted <= 0:
-                return (step + 1) * 1e-5
+                return (count + _width(count)) * _STEP
         return 0.0
+
+
+_STEP = 1e-5  # seconds
+_LATEST = 10_000  # steps
+
+
+def steps(lateness: float) -> int:
+    """Tens of microseconds in `lateness` seconds, with the first two digits only; 10000 for 0.1 s and more."""
+    count = int(lateness / _STEP)
+    if count < 100:
+        return count
+    return min(count - count % _width(count), _LATEST)
+
+
+def _width(count: int) -> int:
+    """How many steps count as `count`."""
+    return 1 if count < 100 else 10 if count < 1000 else 100
 
 
 _STATES = ("under_way", "most_under_way", "backlog")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from testbed.emulation import netem, tbf
 from testbed.emulation.conditions import Conditions, LinkError
 from testbed.emulation.schedule import Schedule
-from testbed.emulation.statistics import DirectionStats, EmulationStats
+from testbed.emulation.statistics import DirectionStats, EmulationStats, steps
 
 STEP = 0.001
 
@@ -180,3 +180,12 @@ def test_statistics_of_an_interval() -> None:
     assert between.directions == {"a->b": expected, "b->a": DirectionStats(packets=1)}
     assert [between.lateness(q) for q in (0.5, 0.9, 0.99)] == pytest.approx([4e-5, 4e-5, 1e-3])
     assert EmulationStats("tbf").lateness(0.5) == 0.0
+
+
+def test_lateness_is_counted_to_two_digits() -> None:
+    assert [steps(1e-5 * late) for late in (0, 0.9, 42.5, 99.5, 123.5, 1299, 9999, 10_000, 1e9)] == [
+        *(0, 0, 42, 99, 120, 1200, 9900, 10_000, 10_000)
+    ]
+    for late in (5e-6, 0.00042, 0.00987, 0.0555):
+        stats = EmulationStats("delay-line", directions={"a->b": DirectionStats(lateness={steps(late): 1})})
+        assert late <= stats.lateness(1) <= late * 1.1 + 1e-5
