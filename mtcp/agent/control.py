@@ -50,7 +50,8 @@ class ControlConnection(asyncio.Protocol):
         self._on_open = on_open
         self._reader = FrameReader()
         self._transport: asyncio.Transport | None = None
-        self._queue: deque[memoryview] = deque()
+        self._queue: deque[tuple[Frame, memoryview]] = deque()
+        """Frames, oldest first, and what is still to be written of each."""
         self._queued = 0
         self._writes = True
         self._next: asyncio.Handle | None = None
@@ -106,16 +107,21 @@ class ControlConnection(asyncio.Protocol):
         return self._transport is not None
 
     def send(self, frame: Frame) -> bool:
-        """False when the connection is gone: whoever needs an answer repeats."""
+        """False when the connection is gone: whoever needs an answer repeats.
+
+        A frame that still waits to be written is not queued again: repetitions of a long one would pile up.
+        """
         if self._transport is None:
             return False
+        if any(waiting is frame for waiting, _ in self._queue):
+            return True
         data = memoryview(encode(frame))
         if self._queued + len(data) > MAX_QUEUED:
             log.warning("control connection with %s: %d bytes wait to be read; closed", self.name, self._queued)
             self.abort("it did not read")
             return False
         idle = not self._queue
-        self._queue.append(data)
+        self._queue.append((frame, data))
         self._queued += len(data)
         if idle and self._writes:
             self._write()
@@ -126,11 +132,10 @@ class ControlConnection(asyncio.Protocol):
         self._next = None
         if self._transport is None or not self._queue or not self._writes:
             return
-        piece, rest = self._queue[0][:CHUNK], self._queue[0][CHUNK:]
+        frame, data = self._queue.popleft()
+        piece, rest = data[:CHUNK], data[CHUNK:]
         if rest:
-            self._queue[0] = rest
-        else:
-            self._queue.popleft()
+            self._queue.appendleft((frame, rest))
         self._queued -= len(piece)
         if self._queue:
             self._next = asyncio.get_running_loop().call_soon(self._write)

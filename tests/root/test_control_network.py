@@ -212,11 +212,26 @@ def test_peer_that_does_not_read(directory: Path, monkeypatch: pytest.MonkeyPatc
         assert accepted._transport is not None
         accepted._transport.pause_reading()  # type: ignore[attr-defined]
         sent = 0
-        while connection.send(large):
+        while connection.send(replace(large)):
             sent += 1
             await asyncio.sleep(0.01)
         assert sent < 10
         assert not connection.is_open
+
+    both(directory, test)
+
+
+def test_a_frame_that_still_waits_is_not_queued_again(directory: Path) -> None:
+    large = replace(REPLY, reply=replace(REPLY.reply, read_buffer=bytes(6_000_000)))
+
+    async def test(s1: Agent, s2: Agent) -> None:
+        connection = link(s1, AT_S2)
+        for _ in range(20):
+            assert connection.send(large)
+        await until(lambda: s2.frames)
+        assert connection.send(large)
+        await until(lambda: len(s2.frames) > 1)
+        assert s2.frames == [("s1", large)] * 2
 
     both(directory, test)
 
