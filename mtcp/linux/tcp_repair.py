@@ -318,15 +318,23 @@ def _fill_receive_queue(sock: socket.socket, data: bytes) -> None:
 
 
 def _write_all(sock: socket.socket, data: bytes, force: int, size: int) -> None:
-    """Write `data` without waiting, forcing the buffer larger as needed and leaving its autotuning as it was."""
+    """Write `data` without waiting, forcing the buffer larger as needed and leaving its autotuning as it was.
+
+    Unless the application sets the buffer's size at the same time: it has the socket already.
+    """
     view, lock = memoryview(data), None
     while view:
+        room = sock.getsockopt(socket.SOL_SOCKET, size)
         try:
             view = view[sock.send(view[: 1 << 16], socket.MSG_DONTWAIT) :]
         except OSError as e:
             # A full receive buffer is ENOBUFS or ENOMEM, by the kernel's version (tcp_send_rcvq).
-            room = sock.getsockopt(socket.SOL_SOCKET, size)
-            if e.errno not in (errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN) or room > BUFFER_MAX:
+            if e.errno not in (errno.ENOMEM, errno.ENOBUFS, errno.EAGAIN):
+                raise
+            if sock.getsockopt(socket.SOL_SOCKET, size) != room:
+                lock = None
+                continue
+            if room > BUFFER_MAX:
                 raise
             if lock is None:
                 lock = sock.getsockopt(socket.SOL_SOCKET, SO_BUF_LOCK)

@@ -7,6 +7,7 @@ import errno
 import socket
 import struct
 import time
+from typing import cast
 
 import pytest
 
@@ -47,3 +48,29 @@ def test_a_window_scale_that_tcp_does_not_have_is_refused(field: str) -> None:
     with pytest.raises(OSError, match="window scale") as refused:
         tcp_repair.restore(reply, connection, 0, 65535)
     assert refused.value.errno == errno.EFBIG
+
+
+class Enlarging:
+    """A socket whose buffer is full until the application, in mid-call, makes it larger than anything needed."""
+
+    def __init__(self) -> None:
+        self.size, self.written, self.forced = 1000, b"", 0
+
+    def send(self, data: memoryview, _flags: int) -> int:
+        if self.size == 1000:
+            self.size = 2 * tcp_repair.BUFFER_MAX
+            raise OSError(errno.EAGAIN, "full")
+        self.written += data
+        return len(data)
+
+    def getsockopt(self, _level: int, _option: int) -> int:
+        return self.size
+
+    def setsockopt(self, _level: int, _option: int, _value: int) -> None:
+        self.forced += 1
+
+
+def test_an_application_that_enlarges_the_buffer_meanwhile_loses_nothing() -> None:
+    sock = Enlarging()
+    tcp_repair._write_all(cast(socket.socket, sock), b"x" * 100_000, tcp_repair.SO_SNDBUFFORCE, socket.SO_SNDBUF)
+    assert (sock.written, sock.forced) == (b"x" * 100_000, 0)
