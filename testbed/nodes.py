@@ -47,12 +47,12 @@ class Watched(Node):
 
     def sendCmd(self, *args: Any, **options: Any) -> None:
         """Have the shell run a command; CommandError when it is dead."""
-        self._require_shell()
+        require_shell(self)
         super().sendCmd(*args, **options)
 
     def sendInt(self, *args: Any) -> None:
         """Press Ctrl-C in the shell; CommandError when it is dead."""
-        self._require_shell()
+        require_shell(self)
         super().sendInt(*args)
 
     def waitReadable(self, timeoutms: float | None = None) -> Any:
@@ -61,7 +61,7 @@ class Watched(Node):
             ready = super().waitReadable(100 if timeoutms is None else timeoutms)
             if ready or self.readbuf or timeoutms is not None:
                 return ready
-            self._require_shell()
+            require_shell(self)
 
     def cmd(self, *args: Any, **options: Any) -> Any:
         """Run a command in the shell and return what it prints; a dead shell prints nothing."""
@@ -71,10 +71,12 @@ class Watched(Node):
             warn(f"{error}\n")
             return ""
 
-    def _require_shell(self) -> None:
-        if self.shell is not None and self.shell.poll() is not None:
-            self.waiting = False
-            raise CommandError(f"{self}: its shell has been killed: leave, and start again")
+
+def require_shell(node: Node) -> None:
+    """CommandError when the shell of `node` has been killed."""
+    if node.shell is not None and node.shell.poll() is not None:
+        node.waiting = False
+        raise CommandError(f"{node}: its shell has been killed: leave, and start again")
 
 
 class MtcpHost(Watched, Host):

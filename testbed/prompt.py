@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import math
+import select
 import sys
 from typing import Any
 
 from mininet.cli import CLI
 from mininet.log import error, output
+from mininet.util import quietRun
 
 from testbed.emulation.conditions import NAMES, Conditions
 from testbed.errors import TestbedError
 from testbed.links import EmulatedLink
 from testbed.network import Network
+from testbed.nodes import require_shell
 
 FREE = "as fast as the machine is"
 
@@ -74,13 +77,26 @@ class Prompt(CLI):
         return bool(super().postcmd(stop, line))
 
     def waitForNode(self, node: Any) -> None:
-        """Show what a command prints until it ends."""
+        """Show what a command prints until it ends; what is typed meanwhile is for the command, if a person types.
+
+        CommandError when the node's shell is killed.
+        """
+        poller = select.poll()
+        poller.register(node.stdout, select.POLLIN)
         if self.isatty():
-            super().waitForNode(node)
-            return
-        # Mininet would feed the next commands in the pipe to the running one.
+            quietRun("stty -icanon min 1")
+            poller.register(self.stdin, select.POLLIN)
         while node.waiting:
-            output(node.monitor())
+            try:
+                ready = [descriptor for descriptor, _ in poller.poll(100)]
+                if self.stdin.fileno() in ready:
+                    node.write(self.stdin.read(1))
+                if node.stdout.fileno() in ready:
+                    output(node.monitor())
+                elif not ready:
+                    require_shell(node)
+            except KeyboardInterrupt:
+                node.sendInt()
 
 
 def told(conditions: Conditions) -> str:

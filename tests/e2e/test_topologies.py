@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,6 +160,18 @@ def test_commands_from_a_pipe_run_one_after_another() -> None:
     output = scripts.piped("two_servers", commands, "--no-agents", "--big", "1000")
     assert " 0% packet loss" in output
     assert output.index("packet loss") < output.index("second") < output.index("third")
+
+
+def test_four_at_once_with_identical_names() -> None:
+    def least(rtt: int) -> float:
+        commands = "client sleep 1\nclient ping -c5 -i0.1 -q s1\n"
+        output = scripts.piped("two_servers", commands, "--no-agents", "--big", "1000", "--rtt", f"{rtt}ms")
+        return float(re.search(r"= ([\d.]+)/", output)[1])  # type: ignore[index]
+
+    asked = [20, 60, 100, 140]
+    with ThreadPoolExecutor(len(asked)) as threads:
+        measured = list(threads.map(least, asked))
+    assert all(rtt <= least < rtt + 35 for rtt, least in zip(asked, measured, strict=True)), measured
 
 
 @pytest.mark.parametrize(
