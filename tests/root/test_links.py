@@ -60,7 +60,7 @@ def net() -> Iterator[Network | None]:
     if not sandbox.inside():
         yield None
         return
-    net = Network(Pairs(), seed=7)
+    net = Network(Pairs(), emulation="delay-line", seed=7)  # netem, where there is one: tests/vm
     net.start()
     try:
         yield net
@@ -340,7 +340,7 @@ def test_a_killed_emulator_is_noticed_and_carries_nothing(net: Network) -> None:
         topo.addHost(name, ip=None)
     topo.addLink("k1", "k2", delay=1, params1={"ip": "10.1.0.1/24"}, params2={"ip": "10.1.0.2/24"})
     others = lines()
-    dying = Network(topo)
+    dying = Network(topo, emulation="delay-line")
     try:
         dying.start()
         checked(dying["k1"], "ping", "-c1", "-W5", "10.1.0.2")
@@ -364,11 +364,12 @@ def test_a_killed_emulator_is_noticed_and_carries_nothing(net: Network) -> None:
 
 SCRIPT = """
 import sys, time
+from functools import partial
 from mininet.net import Mininet
 from mininet.node import OVSBridge
 from testbed.links import EmulatedLink
 Mininet.inited = True
-net = Mininet(link=EmulatedLink, controller=None)
+net = Mininet(link=partial(EmulatedLink, emulation="delay-line"), controller=None)
 a, b = net.addHost("a1"), net.addHost("b1")
 link = net.addLink(a, b, delay="3ms", bw="50mbit")
 net.start()
