@@ -32,7 +32,7 @@ PATIENCE = 240.0
 BEFORE = 0.5
 """Seconds over which is seen what else the machine does."""
 PAGE = Path(__file__).parents[1] / "docs" / "testbed.md"
-OWN_LOAD = Limits(normal_p99_ms=1e6, stall_ms=1e6, stolen=1.0)
+OWN_LOAD = Limits(normal_p99_ms=1e6, realtime_p99_ms=1e6, stall_ms=1e6, stolen=1.0)
 """The benchmark loads the machine on purpose; what else does is in the table."""
 
 
