@@ -49,7 +49,7 @@ def _kill_inner(_terminal: Terminal, traces: Traces) -> int:
     ("topology", "options", "links", "way", "leave"),
     [
         ("two_servers", [], ["client sw1", "s1 sw1"], ["s2", "s1"], _exit),
-        ("pool", ["--servers", "4", "--clients", "2"], ["client sw1", "s4 sw1"], ["s2", "s3", "s1", "s4"], _ctrl_d),
+        ("pool", ["--clients", "2"], ["client sw1", "s3 sw1"], ["s2", "s1", "s3"], _ctrl_d),
         ("wan", ["--server-rtt", "2ms"], ["client r", "s2 r"], ["s2"], _kill_outer),
         ("dumbbell", [], ["sw1 sw2", "s2 r"], ["s2"], _kill_inner),
         ("dos", ["--attackers", "2", "--attack-bw", "200mbit"], ["client sw1", "s2 sw1"], ["s2"], _hang_up),
@@ -164,7 +164,7 @@ def test_commands_from_a_pipe_run_one_after_another() -> None:
 
 def test_four_at_once_with_identical_names() -> None:
     def least(rtt: int) -> float:
-        commands = "client sleep 1\nclient ping -c5 -i0.1 -q s1\n"
+        commands = "client ping -c5 -i0.1 -q s1\n"
         output = scripts.piped("two_servers", commands, "--no-agents", "--big", "1000", "--rtt", f"{rtt}ms")
         return float(re.search(r"= ([\d.]+)/", output)[1])  # type: ignore[index]
 
@@ -178,13 +178,10 @@ def test_four_at_once_with_identical_names() -> None:
     ("topology", "option", "message"),
     [
         ("two_servers", ["--bw=-1"], "-1 is not a bandwidth"),
-        ("two_servers", ["--rtt", "fast"], "fast is not a time"),
         ("two_servers", ["--loss", "200%"], "200% is not a share"),
         ("two_servers", ["--jitter", "3ms", "--rtt", "4ms"], "a jitter of 3 ms is more than the delay, 1 ms"),
         ("pool", ["--servers=0"], "0 is not between 1 and 99"),
-        ("pool", ["--clients=100"], "100 is not between 1 and 99"),
         ("wan", ["--rtt", "10ms", "--server-rtt", "50ms"], "longer than twice"),
-        ("dos", ["--attackers", "x"], "x is not between 1 and 99"),
         ("dumbbell", ["--emulation", "magic"], "invalid choice: 'magic'"),
     ],
 )
