@@ -191,7 +191,7 @@ def test_large_state_arrives_and_the_agents_go_on_meanwhile(directory: Path) -> 
 
     async def test(s1: Agent, s2: Agent) -> None:
         turns = 0
-        for frame in (large, small, large):
+        for frame in (large, small, replace(large)):
             assert link(s1, AT_S2).send(frame)
         while len(s2.frames) < 3:
             await asyncio.sleep(0)
