@@ -11,13 +11,13 @@ import ctypes
 import os
 import socket
 import struct
-import threading
 import time
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from testbed.errors import TestbedError
+from testbed.namespaces import enter_network_of, in_thread
 
 ETHERTYPE = 0x88B5
 """For local experiments (IEEE 802)."""
@@ -30,8 +30,6 @@ SO_TIMESTAMPNS, _SO_ATTACH_FILTER, _SO_RCVBUFFORCE = 35, 26, 33
 _ETH_P_ALL = 3
 _BUFFER = 32 << 20
 _TIME = struct.Struct("@qq")
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Arrival(NamedTuple):
@@ -119,26 +117,12 @@ def realtime() -> Iterator[None]:
 
 def socket_in(pid: int, family: int, kind: int, protocol: int) -> socket.socket:
     """A socket of the network namespace of the process `pid`, opened by a thread that enters it. OSError."""
-    made: list[socket.socket | OSError] = []
 
-    def make() -> None:
-        try:
-            namespace = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                if _libc.setns(namespace, _CLONE_NEWNET):
-                    raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            finally:
-                os.close(namespace)
-            made.append(socket.socket(family, kind, protocol))
-        except OSError as error:
-            made.append(error)
+    def make() -> socket.socket:
+        enter_network_of(pid)
+        return socket.socket(family, kind, protocol)
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if isinstance(made[0], OSError):
-        raise made[0]
-    return made[0]
+    return in_thread(make)
 
 
 def arrival_ns(extra: Iterable[tuple[int, int, bytes]]) -> int:

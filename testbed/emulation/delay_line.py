@@ -32,6 +32,7 @@ from typing import Any
 from testbed.emulation.schedule import Schedule
 from testbed.emulation.slots import Slots
 from testbed.emulation.statistics import steps
+from testbed.namespaces import setns
 
 _SOL_PACKET, _PACKET_STATISTICS, _PACKET_VNET_HDR, _PACKET_IGNORE_OUTGOING = 263, 6, 15, 23
 _SO_SNDBUFFORCE, _SO_RCVBUFFORCE = 32, 33
@@ -221,8 +222,7 @@ def _real_time() -> bool:
 def main(namespace: int, control: int) -> None:
     """Serve the process that started this one."""
     parent = os.pidfd_open(os.getppid())
-    if ctypes.CDLL(None, use_errno=True).setns(namespace, 0):
-        raise OSError(ctypes.get_errno(), "setns")
+    setns(namespace)
     os.close(namespace)
     high, control = control, os.dup(control)  # the lowest number that is free: select knows 1024
     os.close(high)

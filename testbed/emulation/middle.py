@@ -7,16 +7,12 @@ ends, on the nodes, with them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import os
 import subprocess
-import threading
 from pathlib import Path
 
 from testbed.emulation.conditions import LinkError
-
-_CLONE_NEWNET = 0x40000000
-_libc = ctypes.CDLL(None, use_errno=True)
+from testbed.namespaces import in_thread, unshare
 
 
 class Middle:
@@ -63,21 +59,14 @@ class Middle:
 
 def _new_namespace() -> int:
     """Descriptor of a new network namespace, made by a thread because a thread can leave this process's own."""
-    made: list[int | OSError] = []
 
-    def make() -> None:
-        try:
-            if _libc.unshare(_CLONE_NEWNET):
-                raise OSError(ctypes.get_errno(), os.strerror(ctypes.get_errno()))
-            for ipv6 in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6"):  # or it would speak on the links
-                ipv6.write_text("1")
-            made.append(os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC))
-        except OSError as error:
-            made.append(error)
+    def make() -> int:
+        unshare()
+        for ipv6 in Path("/proc/sys/net/ipv6/conf").glob("*/disable_ipv6"):  # or it would speak on the links
+            ipv6.write_text("1")
+        return os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
 
-    thread = threading.Thread(target=make)
-    thread.start()
-    thread.join()
-    if isinstance(made[0], OSError):
-        raise LinkError(f"no network namespace for the links: {made[0].strerror} (run as root)")
-    return made[0]
+    try:
+        return in_thread(make)
+    except OSError as error:
+        raise LinkError(f"no network namespace for the links: {error.strerror} (run as root)") from None

@@ -13,8 +13,9 @@ import pytest
 
 from mtcp.agent import local
 from testbed import sandbox
+from testbed.namespaces import enter_network_of
 from testbed.processes import Program
-from tests.root.scene import Scene, enter_network_of
+from tests.root.scene import Scene
 from topologies.two_servers import running
 
 SERVICES = Path(__file__).parents[1] / "services"

@@ -14,9 +14,9 @@ from mtcp.errors import RemoteProtocolError
 from mtcp.wire import frames
 from mtcp.wire.frames import Frame, FrameReader
 from testbed import sandbox
+from testbed.namespaces import enter_network_of
 from testbed.pool import Pool, Server, pool_toml
 from tests.root.faults_paths import Passing
-from tests.root.scene import enter_network_of
 
 PORT = 7100
 """Where proxies listen: at the control address of the agent for which they stand."""

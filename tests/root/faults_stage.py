@@ -18,12 +18,13 @@ from typing import Any
 from analysis import capture
 from mtcp.agent import local
 from mtcp.errors import MtcpError
+from testbed.namespaces import enter_network_of
 from testbed.pool import Server
 from testbed.processes import Program, checked
 from tests.root.faults_paths import Faults
 from tests.root.faults_proxy import ProxiedPool
 from tests.root.faults_wire import Wire, wired
-from tests.root.scene import SERVERS, ClientProgram, Outcome, Scene, enter_network_of
+from tests.root.scene import SERVERS, ClientProgram, Outcome, Scene
 from topologies.two_servers import ADDRESSES, CONTROL, CONTROL_PORT, running
 
 STREAM, COUNTER = 7001, 7002

@@ -7,10 +7,8 @@ connection, one handshake, every move on the wire.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import hashlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -28,26 +26,16 @@ from analysis import capture, connections
 from mtcp.address import Endpoint
 from mtcp.agent import local
 from testbed.capture import Capture, capturing, drops
+from testbed.namespaces import enter_network_of
 from testbed.processes import PATIENCE, Program, checked
 from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 
-CLONE_NEWNET = 0x40000000
 ANNOUNCED = 10.0 * PATIENCE
 """Seconds within which a client's agent knows a connection and the servers it may go to."""
 SERVERS, SERVERS6 = ((addresses["s1"], addresses["s2"]) for addresses in (ADDRESSES, ADDRESSES6))
 AFTERMATH_NS = 20_000_000
 """How long after its commit what happens is still of the move."""
 Outcome = dict[str, Any]
-
-
-def enter_network_of(pid: int) -> None:
-    """Put the calling thread, and no other, into the network namespace of `pid`."""
-    fd = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY)
-    try:
-        if ctypes.CDLL(None, use_errno=True).setns(fd, CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), "setns")
-    finally:
-        os.close(fd)
 
 
 def servers_for(ip: str) -> tuple[str, str]:

@@ -26,9 +26,10 @@ from mtcp.agent import control, local
 from mtcp.errors import Reason
 from mtcp.wire.frames import HEADER, MAGIC, MAX_BODY, Done, FrameReader, Release, StateReject, StateRequest, encode
 from testbed import sandbox
+from testbed.namespaces import enter_network_of
 from testbed.pool import Pool, Server, pool_toml
 from testbed.processes import checked
-from tests.root.scene import Outcome, Scene, enter_network_of
+from tests.root.scene import Outcome, Scene
 from topologies.two_servers import ADDRESSES, CONTROL, CONTROL_PORT, running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(60 if sandbox.inside() else 300)]

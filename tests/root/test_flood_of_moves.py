@@ -19,8 +19,8 @@ from mtcp.agent import local
 from mtcp.agent.server import MAX_PENDING
 from testbed import sandbox
 from testbed.generators import Generator
+from testbed.namespaces import enter_network_of
 from testbed.strict import compile_strict
-from tests.root.scene import enter_network_of
 from topologies.pool import running
 from topologies.running import Running
 

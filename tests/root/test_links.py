@@ -25,10 +25,10 @@ from mininet.topo import Topo
 
 from testbed import sandbox
 from testbed.links import EmulatedLink, LinkError
+from testbed.namespaces import setns
 from testbed.network import Network
 from testbed.nodes import MtcpHost
 from testbed.processes import checked
-from tests.root.two_hosts import setns
 
 pytestmark = pytest.mark.sandbox(shared=True)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import dataclasses
 import os
 import select
@@ -19,6 +18,7 @@ from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux import tcp_repair
 from mtcp.linux.datapath import Datapath, Entry
 from mtcp.wire import options
+from testbed.namespaces import setns
 
 PORT, S2_PORT = 8000, 9000
 ADDRESSES = {  # of the client, of both servers, and of nobody; the length of the network's prefix
@@ -26,22 +26,15 @@ ADDRESSES = {  # of the client, of both servers, and of nobody; the length of th
     socket.AF_INET6: ("fd77::1", "fd77::2", "fd77::3", "fd77::9", "64"),
 }
 FAMILIES = list(ADDRESSES)
-CLONE_NEWNET = 0x40000000
 ETH_P_ALL = 3
 SO_RCVBUFFORCE = 33
 IP_TRANSPARENT, IPV6_TRANSPARENT = 19, 75
 TCP_REPAIR, REPAIR_QUEUE, QUEUE_SEQ, REPAIR_OPTIONS, TIMESTAMP, REPAIR_WINDOW = 19, 20, 21, 22, 24, 29
 RECV_QUEUE, SEND_QUEUE = 1, 2
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 def run(*words: str) -> None:
     subprocess.run(words, check=True, capture_output=True, text=True)
-
-
-def setns(fd: int) -> None:
-    if _libc.setns(fd, CLONE_NEWNET) != 0:
-        raise OSError(ctypes.get_errno(), "setns")
 
 
 def cgroup_root() -> Path:
