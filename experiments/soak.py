@@ -95,7 +95,6 @@ def _stage(run: Run, setting: Soak, clients: int, wanted: Sequence[Workload]) ->
         run.sysctls({host.name: host.sysctls for host in network.hosts})
         selftest.check(network.net, run)
         run.limits({host.name: host.limits for host in network.hosts})
-        assert network.pool is not None
         workloads.serve(network.pool, network.servers, wanted)
         yield network, program
 
@@ -110,7 +109,6 @@ def _round(
         with _captured(part, network, factors["loss"]):
             part.metadata["facts"]["clients"] = act(network, part, program, seed)
         time.sleep(0.3)  # agents write ten times a second
-        assert network.pool is not None
         names = {server.service: server.name for server in network.pool.servers}
         for event in moves.merge(EVENTS, names, begun):
             part.event(event.pop("event"), event.pop("monotonic_ns"), **event)
@@ -129,7 +127,6 @@ def _round(
 @contextmanager
 def _captured(part: Run, network: Running, percent: float) -> Iterator[None]:
     """Lose packets, and capture: everything at the clients, what is lost, resets at the servers."""
-    assert network.pool is not None
     captures: dict[str, Capture] = {}
     loss = Loss(network.net, percent, part.path("lost.pcap"))
     filters = {server.name: RESETS for server in network.servers}
@@ -214,7 +211,6 @@ class _Outcomes:
 
 def _memory(network: Running) -> dict[str, int]:
     """Resident memory of the agents, kB."""
-    assert network.pool is not None
     found = {}
     for name, program in network.pool.programs.items():
         if name.startswith("agent-"):

@@ -54,8 +54,10 @@ class Running:
     servers: list[MtcpHost]
     others: list[MtcpHost]
     """Hosts without agents."""
-    pool: Pool | None
-    """Agents and file servers; None without them."""
+    pool: Pool
+    """What runs on the hosts."""
+    agents: bool
+    """Whether that is agents and file servers; else nothing yet."""
     directory: Path
     """What the file servers serve."""
     logs: Path
@@ -64,6 +66,16 @@ class Running:
     def client(self) -> MtcpHost:
         """The first of the clients."""
         return self.clients[0]
+
+    @property
+    def addresses(self) -> dict[str, str]:
+        """Of the servers, by name."""
+        return {server.name: server.service for server in self.net.topo.pool}
+
+    @property
+    def client_address(self) -> str:
+        """Of the first of the clients."""
+        return str(self.net.topo.clients[self.client.name])
 
     @property
     def hosts(self) -> list[MtcpHost]:
@@ -137,11 +149,10 @@ def bring_up(
         stack.callback(net.stop)
         net.start()
         clients, servers, others = ([net[name] for name in names] for names in (topo.clients, services, topo.others))
-        pool = None
+        pool = stack.enter_context(Pool(topo.pool, logs))
         if agents:
-            pool = stack.enter_context(Pool(topo.pool, logs))
             pool.start(clients, servers, directory, HTTP_PORT)
-        network = kind(net, clients, servers, others, pool, directory, logs)
+        network = kind(net, clients, servers, others, pool, agents, directory, logs)
         network.begin()
         yield network
 
@@ -224,7 +235,7 @@ def script(topology: type[ServiceTopo], parser: Parser, greeting: str = "", kind
         sandbox.enter()
         doctor.require("mnexec", "ip", "tc", "ifconfig", "ethtool")
         with bring_up(topo, kind, **settings) as network:
-            print(_greeting(network, TO_MOVE + greeting if network.pool else ""), flush=True)
+            print(_greeting(network, TO_MOVE + greeting if network.agents else ""), flush=True)
             Prompt(network.net)
     except TestbedError as error:
         sys.exit(str(error))

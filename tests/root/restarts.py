@@ -20,7 +20,6 @@ BACK = 10.0
 
 
 def agent(scene: Scene, host: Any) -> Program:
-    assert scene.net.pool is not None
     return scene.net.pool.programs[f"agent-{host}"]
 
 
@@ -29,7 +28,6 @@ def kill(scene: Scene, host: Any) -> None:
 
 
 def start(scene: Scene, host: Any) -> None:
-    assert scene.net.pool is not None
     scene.net.pool.start_agent(host)
 
 

@@ -189,7 +189,6 @@ def test_mptcp_client(scene: Scene) -> None:
 def test_occupied_control_port(scene: Scene) -> None:
     """Last: s2's file server does not register with an agent that was started after it."""
     pool = scene.net.pool
-    assert pool is not None
     pool.programs["agent-s2"].stop()
     command = [sys.executable, "-c", OCCUPANT, CONTROL["s2"], str(CONTROL_PORT)]
     other = Program(scene.net.s2, command, scene.directory / "occupant.log")
@@ -220,7 +219,6 @@ def left_behind() -> set[str]:
 def test_agents_keep_only_the_privileges_that_they_need(scene: Scene) -> None:
     """And what they do with them still works: the other tests here move connections with such agents."""
     pool = scene.net.pool
-    assert pool is not None
     kept = sum(1 << capability for capability in Capability)
     for name in ("agent-client", "agent-s1", "agent-s2"):
         pid = pool.programs[name].process.pid

@@ -36,7 +36,6 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
 
 
 def agent(scene: Scene, host: str) -> Program:
-    assert scene.net.pool is not None
     return scene.net.pool.programs[f"agent-{host}"]
 
 

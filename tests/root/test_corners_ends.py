@@ -110,7 +110,6 @@ def test_the_client_ends(scene: Scene, what: str, number: signal.Signals) -> Non
 
 
 def test_nothing_is_left_at_all(scene: Scene) -> None:
-    assert scene.net.pool is not None
     for host in (scene.net.s1, scene.net.s2):
         assert not held(host)
     for name, program in scene.net.pool.programs.items():

@@ -43,7 +43,6 @@ class Victim:
     status: dict[str, Any] = field(default_factory=dict)
 
     def look(self) -> None:
-        assert self.network.pool is not None
         out, err, code = self.network.servers[1].pexec(["mtcp", "status", "--json"])
         assert code == 0, err
         self.status = json.loads(out)
@@ -62,7 +61,6 @@ def network(tmp_path: Path) -> Iterator[Running | None]:
         yield None
         return
     with running(2, 2, bw=100, big=1000, logs=tmp_path / "logs") as network:
-        assert network.pool is not None
         network.pool.serve(network.servers, "stream", "--port", PORT)
         yield network
 

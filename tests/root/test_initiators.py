@@ -112,7 +112,6 @@ def test_a_drain_moves_all_and_lets_none_in(scene: Scene) -> None:
 def test_a_drain_says_what_stayed_and_why(scene: Scene) -> None:
     """The client's policy declines; and while the drain lasts, nothing may come here."""
     pool = scene.net.pool
-    assert pool is not None
     pool.programs["agent-client"].stop()
     pool.start_agent(scene.net.client, "--policy", "manual")
     try:
@@ -142,7 +141,6 @@ def test_a_drain_says_what_stayed_and_why(scene: Scene) -> None:
 def test_the_clients_policy(scene: Scene) -> None:
     """S1's link becomes slow in mid-download; the client's agent leaves by itself."""
     pool = scene.net.pool
-    assert pool is not None
     pool.programs["agent-client"].stop()
     pool.start_agent(scene.net.client, "--policy", "throughput:patience=0.5")
     (slowed,) = scene.net.net.linksBetween(scene.net.s1, scene.net.net["sw1"])
