@@ -1,0 +1,65 @@
+"""What a client program needs of a connection to a server, whatever carries it; kinds of connections by name."""
+
+from __future__ import annotations
+
+import abc
+import importlib
+from collections.abc import AsyncIterator, Mapping
+from typing import Any
+
+from mtcp.address import Endpoint
+from testbed.errors import TestbedError
+
+
+class Broken(ConnectionError):
+    """The connection ended, or did not come about, before all had come. Another one may go on."""
+
+
+class Refused(TestbedError):
+    """The server's answer is of no use, and another one would be none either."""
+
+
+class Connection(abc.ABC):
+    """A connection to one server: for one `fetch` at a time, and for another when that is done."""
+
+    local_port: int
+    """This end's."""
+    received: int = 0
+    """Bytes of the server's stream that the program has read, its framing included."""
+    sent: int = 0
+    """Bytes of requests, likewise."""
+
+    @abc.abstractmethod
+    async def open(self, server: Endpoint) -> None:
+        """Connect. Broken when the server, or the network, refuses. May be cancelled, as may `fetch`: then `close`."""
+
+    @abc.abstractmethod
+    def fetch(self, path: str, first: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        """Ask for bytes [first, end) of `path` (`end` None: to its end) and yield them as they are read, none empty.
+
+        What has been read has been yielded when this waits: nothing is lost where it is cancelled. Broken when it ends
+        before the last byte; Refused when the server does not have that.
+        """
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Drop the connection at once. Not while something waits in `open` or `fetch`; more than once does no harm."""
+
+    def observed(self) -> Mapping[str, Any]:
+        """What a policy may know of it, by the names of mtcp.policy.View, beside what was received and sent."""
+        return {}
+
+
+KINDS: dict[str, str] = {
+    "tcp": "testbed.clients.tcp.Tcp",
+    "mptcp": "testbed.clients.tcp.Mptcp",
+    "quic": "testbed.clients.quic.Quic",
+}
+"""Classes by name; imported when they are asked for."""
+
+
+def kind(name: str) -> type[Connection]:
+    """The class of connections called `name`, one of KINDS."""
+    module, _, member = KINDS[name].rpartition(".")
+    found: type[Connection] = getattr(importlib.import_module(module), member)
+    return found

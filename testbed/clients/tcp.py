@@ -1,0 +1,157 @@
+"""HTTP/1.1 over a TCP connection, and over one of kernel MPTCP.
+
+Made to need little CPU at high rates: it reads what there is, up to PIECE bytes, and while the rest of a body is long
+it does so once in a PAUSE. The kernel takes in data meanwhile as it comes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import socket
+from collections.abc import AsyncIterator, Callable
+
+import h11
+
+from mtcp.address import Endpoint
+from testbed.clients.connections import Broken, Connection, Refused
+from testbed.errors import TestbedError
+
+PIECE = 1 << 18
+PAUSE = 0.001
+"""Seconds; asyncio's clock makes it one to two milliseconds."""
+LONG = 1 << 16
+"""Bytes of a body that are still to come, above which reading pauses: the end of an answer is read as it arrives."""
+IPPROTO_MPTCP = 262
+
+
+class Tcp(Connection):
+    """Plain TCP, as far as the program can tell."""
+
+    protocol = 0
+    """Of the socket."""
+
+    def __init__(self) -> None:
+        self._http = h11.Connection(h11.CLIENT)
+        self._sock: socket.socket | None = None
+        self._host = ""
+
+    async def open(self, server: Endpoint) -> None:
+        self._host = str(server)
+        sock = self._sock = self._make_socket(socket.AF_INET6 if ":" in server.ip else socket.AF_INET)
+        sock.setblocking(False)
+        code = sock.connect_ex(server)
+        if code == errno.EINPROGRESS:
+            await _ready(sock, asyncio.get_running_loop().add_writer, asyncio.get_running_loop().remove_writer)
+            code = sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            raise Broken(f"{server}: {os.strerror(code)}")
+        self.local_port = sock.getsockname()[1]
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def _make_socket(self, family: socket.AddressFamily) -> socket.socket:
+        return socket.socket(family, socket.SOCK_STREAM)
+
+    async def fetch(self, path: str, first: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+        self._send_request(path, first, end)
+        answer = await self._event()
+        assert isinstance(answer, h11.Response)
+        left = _checked_length(answer, path, first, end)
+        while isinstance(event := await self._event(pause=left > LONG), h11.Data):
+            left -= len(event.data)
+            yield bytes(event.data)
+        if self._http.our_state is h11.DONE and self._http.their_state is h11.DONE:
+            self._http.start_next_cycle()
+
+    def _send_request(self, path: str, first: int, end: int | None) -> None:
+        if self._sock is None or self._http.our_state is not h11.IDLE:
+            raise Broken(f"{self._host} takes no more requests on this connection")
+        headers = [("Host", self._host)]
+        if first or end is not None:
+            headers.append(("Range", f"bytes={first}-{'' if end is None else end - 1}"))
+        parts = (
+            self._http.send(h11.Request(method="GET", target=path, headers=headers)),
+            self._http.send(h11.EndOfMessage()),
+        )
+        request = b"".join(part or b"" for part in parts)
+        try:
+            # A request is short, and there is none before it that still waits to be sent.
+            if self._sock.send(request) != len(request):
+                raise Broken(f"{self._host} does not take the request")
+        except OSError as error:
+            raise Broken(f"{self._host}: {error.strerror}") from error
+        self.sent += len(request)
+
+    async def _event(self, pause: bool = False) -> h11.Event:
+        """The next thing that the server says."""
+        try:
+            while (event := self._http.next_event()) is h11.NEED_DATA:
+                self._http.receive_data(await self._read(pause))
+        except h11.RemoteProtocolError as error:
+            raise Broken(f"{self._host}: {error}") from error
+        if not isinstance(event, (h11.Response, h11.Data, h11.EndOfMessage)):
+            raise Broken(f"{self._host} has ended the connection")
+        return event
+
+    async def _read(self, pause: bool) -> bytes:
+        """Some bytes, b"" at the end of the stream. No waiting between reading them and returning."""
+        if pause:
+            await asyncio.sleep(PAUSE)
+        loop = asyncio.get_running_loop()
+        while self._sock is not None:
+            try:
+                data = self._sock.recv(PIECE)
+            except BlockingIOError:
+                await _ready(self._sock, loop.add_reader, loop.remove_reader)
+            except OSError as error:
+                raise Broken(f"{self._host}: {error.strerror}") from error
+            else:
+                self.received += len(data)
+                return data
+        raise Broken(f"the connection to {self._host} has been closed")
+
+    def close(self) -> None:
+        if self._sock is not None:
+            self._sock.close()
+            self._sock = None
+
+
+class Mptcp(Tcp):
+    """Multipath TCP of the kernel. How many paths it has is for the path managers of both ends to say (`ip mptcp`)."""
+
+    def _make_socket(self, family: socket.AddressFamily) -> socket.socket:
+        return mptcp_socket(family)
+
+
+def mptcp_socket(family: socket.AddressFamily) -> socket.socket:
+    """A socket of MPTCP; TestbedError where the kernel has none."""
+    try:
+        return socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
+    except OSError as error:
+        if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT):
+            raise
+        why = f"no MPTCP here ({error.strerror}): it needs a kernel with CONFIG_MPTCP, and sysctl net.mptcp.enabled=1"
+        raise TestbedError(why) from error
+
+
+async def _ready(sock: socket.socket, add: Callable[..., None], remove: Callable[[socket.socket], bool]) -> None:
+    """Wait until the loop says that `sock` is ready: readable or writable, by what `add` and `remove` are."""
+    ready = asyncio.Event()
+    add(sock, ready.set)
+    try:
+        await ready.wait()
+    finally:
+        remove(sock)
+
+
+def _checked_length(answer: h11.Response, path: str, first: int, end: int | None) -> int:
+    """Bytes of the body to come; Refused unless they are those that were asked for."""
+    headers = dict(answer.headers)
+    length = int(headers.get(b"content-length", b"-1"))
+    asked = f"bytes {first}-{first + length - 1}/".encode()
+    whole = answer.status_code == 200 and not first and end is None
+    part = answer.status_code == 206 and headers.get(b"content-range", b"").startswith(asked)
+    if not (whole or part) or (end is not None and length != end - first):
+        raise Refused(f"{path}: status {answer.status_code} instead of bytes {first} to {end or 'its end'}")
+    return length
