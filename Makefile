@@ -72,7 +72,7 @@ fuzz: $(READY) ## Fuzz every parser, 5 s each; for hours: ARGS="--seconds 3600",
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 faults: $(READY) ## Every cell of docs/failures.md, 20 times; ARGS=--repeat=N for N times
-	$(SUDO) $(PYTEST) tests/root/test_faults_messages.py tests/root/test_faults_deaths.py --repeat=20 $(ARGS)
+	$(SUDO) $(PYTEST) tests/root/test_faults_messages.py tests/root/test_faults_deaths.py --repeat=20 --timeout=0 $(ARGS)
 
 test-vm: $(READY) ## netem and Open vSwitch, in a virtual machine with a Debian kernel: no root, no KVM; 100 MB once
 	@.ci/packages qemu-system-x86:qemu-system-x86_64 busybox-static:busybox cpio:cpio kmod:depmod
