@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import abc
 import importlib
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 
 from mtcp.address import Endpoint
@@ -34,7 +34,7 @@ class Connection(abc.ABC):
         """Connect. Broken when the server, or the network, refuses. May be cancelled, as may `fetch`: then `close`."""
 
     @abc.abstractmethod
-    def fetch(self, path: str, first: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    def fetch(self, path: str, first: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         """Ask for bytes [first, end) of `path` (`end` None: to its end) and yield them as they are read, none empty.
 
         What has been read has been yielded when this waits: nothing is lost where it is cancelled. Broken when it ends

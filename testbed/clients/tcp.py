@@ -10,7 +10,7 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, Callable
 
 import h11
 
@@ -53,7 +53,7 @@ class Tcp(Connection):
     def _make_socket(self, family: socket.AddressFamily) -> socket.socket:
         return socket.socket(family, socket.SOCK_STREAM)
 
-    async def fetch(self, path: str, first: int = 0, end: int | None = None) -> AsyncIterator[bytes]:
+    async def fetch(self, path: str, first: int = 0, end: int | None = None) -> AsyncGenerator[bytes, None]:
         self._send_request(path, first, end)
         answer = await self._event()
         assert isinstance(answer, h11.Response)
