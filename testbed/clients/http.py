@@ -123,6 +123,7 @@ def main() -> int:
     except (TestbedError, MtcpError, OSError) as problem:
         error = str(problem)
         print(f"client: {error}", file=sys.stderr)
+    record.ended_ns = time.monotonic_ns()
     told = {"workload": options.workload, "connect": options.connect, "policy": options.policy, "path": options.path}
     record.write(options.out, error, told)
     return 1 if error else 0

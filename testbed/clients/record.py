@@ -65,7 +65,7 @@ class Record:
         self.segments: list[Segment] = []
         self.connections: list[dict[str, Any]] = []
         self.decisions: list[dict[str, Any]] = []
-        self.started_ns = 0
+        self.started_ns = self.ended_ns = 0
         self._sha256 = hashlib.sha256()
 
     def delivered(self, piece: bytes, server: str) -> None:
@@ -115,7 +115,7 @@ class Record:
             "connections": self.connections,
             "decisions": self.decisions,
             "started_ns": self.started_ns,
-            "ended_ns": time.monotonic_ns(),
+            "ended_ns": self.ended_ns,
             "cpu_s": round(time.process_time(), 3),
             **more,
         }
