@@ -1,4 +1,4 @@
-"""`mtcp agent | pool init | ls | migrate | watch | status`, and the like."""
+"""`mtcp agent | pool init | ls | migrate | policy | watch | status`, and the like."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from mtcp.agent import local
 from mtcp.errors import MtcpError
-from mtcp.policy import DEFAULT, NAMES, make
+from mtcp.policy import DEFAULT, NAMES, Spec, load, make
 from mtcp.watching import watch
 from mtcp.wire.options import HintReason
 
@@ -53,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument(
         "--policy", default=DEFAULT, help=f"when clients' connections move: {', '.join(NAMES)} ({DEFAULT})"
     )
+    _policy_file(agent)
     agent.set_defaults(run=_agent)
 
     pool = commands.add_parser("pool", help="prepare a pool of servers").add_subparsers(
@@ -91,6 +92,11 @@ def _parser() -> argparse.ArgumentParser:
     drain.add_argument("--json", action="store_true")
     drain.set_defaults(run=_drain)
 
+    policy = commands.add_parser("policy", help="show or change when this host's clients' connections move")
+    policy.add_argument("policy", nargs="?", metavar="NAME[:PARAMETER=VALUE,...]", help=", ".join(NAMES))
+    _policy_file(policy)
+    policy.set_defaults(run=_policy)
+
     watching = commands.add_parser("watch", help="show what this host's agent does, as it does it, until Ctrl-C")
     watching.add_argument("--for", dest="seconds", type=_seconds, help="end after so long")
     watching.add_argument("--json", action="store_true")
@@ -100,6 +106,10 @@ def _parser() -> argparse.ArgumentParser:
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
     return parser
+
+
+def _policy_file(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--policy-file", type=Path, metavar="FILE", help="policies' parameters: TOML, a table for each")
 
 
 def _seconds(text: str) -> float:
@@ -128,7 +138,7 @@ def _agent(options: argparse.Namespace) -> int:
         pool=pool,
         pin=options.pin,
         events=options.events,
-        policy=make(options.policy),
+        policy=_chosen(options),
     )
     run(settings)
     return 0
@@ -205,6 +215,17 @@ def _drain(options: argparse.Namespace) -> int:
         for row in result["why"]:
             print(f"  {row['connection']}: {row['why']}")
     return 1 if result["stayed"] else 0
+
+
+def _policy(options: argparse.Namespace) -> int:
+    request = {"op": "policy", "policy": None if options.policy is None else str(_chosen(options))}
+    print(local.request(request)["policy"])
+    return 0
+
+
+def _chosen(options: argparse.Namespace) -> Spec:
+    """The policy of the command line, with the parameters of the file."""
+    return make(options.policy, load(options.policy_file) if options.policy_file else None)
 
 
 def _watch(options: argparse.Namespace) -> int:

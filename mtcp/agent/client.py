@@ -8,9 +8,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from mtcp import seq
 from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.events import EventLog
+from mtcp.agent.observing import Observer
 from mtcp.errors import LocalProtocolError, MtcpError, RemoteProtocolError
 from mtcp.linux.datapath import Datapath, Entry, Event, EventKind
 from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
@@ -62,16 +62,8 @@ class ClientConnection:
         self._move: Move | None = None
         self._begun = entry
         """As the last move's begin left it."""
-        self.observe_at: float | None = None
-        """When to ask the policy."""
+        self.observer = Observer(entry, side.policy)
         self._hints = HintReceiver(entry.key)
-        self._policy = side.policy()
-        self._received = self._sent = 0
-        self._seen = entry
-        """As the policy saw it last."""
-        now = time.monotonic()
-        if self._policy.interval is not None:
-            self.observe_at = now + self._policy.interval
         self.role.attempt = entry.attempt
 
     def recover(self, now: float) -> None:
@@ -92,10 +84,9 @@ class ClientConnection:
 
     def observe(self, now: float) -> None:
         """Let the policy look, and move if it says so."""
-        assert self._policy.interval is not None
-        self.observe_at = None if self.role.state is Client.GONE else now + self._policy.interval
-        if self.role.state is Client.TRACKED and (server := self._policy.observe(self._view(now))) is not None:
+        if self.role.state is Client.TRACKED and (server := self.observer.policy.observe(self._view(now))) is not None:
             self._try(server, "policy")
+        self.observer.again(now)
 
     def on_hint(self, hint: Hint, server: Endpoint, now: float) -> None:
         """The server that has the connection asks to be left; RemoteProtocolError when it is another one, or forged."""
@@ -110,7 +101,7 @@ class ClientConnection:
                 return HintAnswer.NOWHERE
             if self.role.state is not Client.TRACKED:
                 return HintAnswer.NOT_NOW
-            chosen = self._policy.hinted(view, hint)
+            chosen = self.observer.policy.hinted(view, hint)
             wanted.extend([chosen] if chosen is not None else [])
             return HintAnswer.WILL_MOVE if wanted else HintAnswer.DECLINED
 
@@ -125,12 +116,8 @@ class ClientConnection:
             log.info("%s does not move to %s: %s", self.four_tuple.local, server, error)
 
     def _view(self, now: float) -> View:
-        entry, seen = self._side.datapath.entry(self.index), self._seen
-        self._received += seq.diff(entry.rcv_nxt, seen.rcv_nxt)
-        self._sent += seq.diff(entry.snd_nxt, seen.snd_nxt)
-        self._seen = entry
         others = tuple(s for s in self.known.servers if s != self.role.current)
-        return View(now, self.role.current, others, self._received, self._sent)
+        return self.observer.view(self._side.datapath.entry(self.index), self.role.current, others, now)
 
     # -- ClientPort
 
@@ -187,6 +174,7 @@ class ClientSide:
         """`policy` makes one for each connection."""
         self.datapath = datapath
         self.policy = policy
+        """What makes one for a new connection."""
         self.events = events
         self._segments = segments
         self._sockets = SockDiag()
@@ -256,6 +244,7 @@ class ClientSide:
 
     def _closed(self, connection: ClientConnection, now: float) -> None:
         self.events.emit("closed", connection=connection.four_tuple.local)
+        connection.observer.end()
         connection.role.closed(now)
 
     def _recover(self, entry: Entry, now: float) -> None:
@@ -302,7 +291,7 @@ class ClientSide:
             if connection.confirm_at is not None and now >= connection.confirm_at:
                 self._confirm(connection, now)
             connection.role.on_timer(now)
-            if connection.observe_at is not None and now >= connection.observe_at:
+            if connection.observer.at is not None and now >= connection.observer.at:
                 connection.observe(now)
             question = connection.known.due(now)
             if question is not None:
@@ -338,12 +327,18 @@ class ClientSide:
     def deadlines(self) -> Iterator[float]:
         """When roles want to be woken."""
         for connection in self._by_index.values():
-            times = connection.role.deadline, connection.confirm_at, connection.observe_at, connection.known.deadline
+            times = connection.role.deadline, connection.confirm_at, connection.observer.at, connection.known.deadline
             for deadline in times:
                 if deadline is not None:
                     yield deadline
 
     # -- commands
+
+    def obey(self, policy: Callable[[], Policy]) -> None:
+        """`mtcp policy`: for new connections and those that there are."""
+        self.policy = policy
+        for connection in self.connections():
+            connection.observer.obey(policy)
 
     def rows(self) -> list[dict[str, Any]]:
         """For `mtcp ls`."""

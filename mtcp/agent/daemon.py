@@ -8,9 +8,9 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,7 @@ from mtcp.linux import privileges
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments
 from mtcp.linux.tcp_repair import check_support
-from mtcp.policy.base import Policy
-from mtcp.policy.hints import Hints
+from mtcp.policy import DEFAULT, Spec, make
 from mtcp.pool import Pool
 from mtcp.wire.options import HintReason
 
@@ -45,7 +44,7 @@ class Settings:
     pool: Pool | None = None
     pin: Path | None = None
     events: Path | None = None
-    policy: Callable[[], Policy] = Hints
+    policy: Spec = field(default_factory=partial(make, DEFAULT))
     """Makes one for each connection of this host's clients."""
 
 
@@ -166,6 +165,8 @@ class Agent:
                 channel.send(self._status())
             case "migrate":
                 self._migrate(channel, message)
+            case "policy":
+                self._policy(channel, message.get("policy"))
             case "watch":
                 self._check_may_command(channel, "watch")
                 channel.send({"host": self._settings.name})
@@ -195,6 +196,15 @@ class Agent:
         self._check_may_command(channel)
         self._client.migrate(message.get("connection"), message["to"], lambda outcome: _answer(channel, outcome))
         self._reschedule()
+
+    def _policy(self, channel: Channel, text: object) -> None:
+        if text is not None:
+            self._check_may_command(channel, "change the policy")
+            policy = make(str(text))
+            self._client.obey(policy)
+            self._events.emit("policy", policy=policy)
+            self._reschedule()
+        channel.send({"policy": str(self._client.policy)})
 
     @staticmethod
     def _check_may_command(channel: Channel, what: str = "move connections") -> None:

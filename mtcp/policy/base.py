@@ -1,16 +1,35 @@
-"""What a policy is told, and what it may answer."""
+"""What a policy is told, and what it may answer.
+
+Policies are pure: they have no clock, ask nobody, and know only what they were shown. So a recorded connection can be
+shown to them again, and an application may use them as an agent does.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from mtcp.address import Endpoint
 from mtcp.wire.options import Hint
 
 
 @dataclass(frozen=True)
+class Known:
+    """What is known of a server, beside the connection."""
+
+    rtt: float | None = None
+    """Smoothed round-trip time of probes, seconds; infinite when they are not answered; None: was not probed."""
+    load: float | None = None
+    """0: idle, 1: as much as it can do, by its own word; None: it has said nothing lately."""
+
+
+@dataclass(frozen=True)
 class View:
-    """A connection, as the client's agent sees it now."""
+    """A connection, as whoever asks the policy (the client's agent, or an application) sees it now.
+
+    What has a default may be unknown: None. Some of it costs system calls, and is there for policies that want it.
+    """
 
     now: float
     """Seconds on a monotonic clock."""
@@ -22,6 +41,29 @@ class View:
     """Bytes of the server's stream that the client has acknowledged, from some origin on."""
     sent: int
     """Bytes of its own stream that the client has sent, likewise."""
+    room: float | None = None
+    """The receive window that the client offers, as a share of its widest so far: near 0, it is the slow one itself."""
+    waiting: bool | None = None
+    """Whether the application waits for data. Only an application itself knows always."""
+    srtt: float | None = None
+    """The kernel's smoothed round-trip time of the connection, seconds. For a receiver: of its last requests."""
+    min_rtt: float | None = None
+    """Its lowest, seconds."""
+    retransmitted: int | None = None
+    """Segments that the client has sent again, since the connection began."""
+    unacknowledged: int | None = None
+    """Segments of the client's that are under way or lost."""
+    out_of_order: int | None = None
+    """Segments that have come out of order, since the connection began: as a rule, those before them were lost."""
+    servers: Mapping[Endpoint, Known] = field(default_factory=dict)
+    """What is known of the current server and of others."""
+
+    def known(self, server: Endpoint) -> Known:
+        """What is known of `server`, perhaps nothing."""
+        return self.servers.get(server, _NOTHING)
+
+
+_NOTHING = Known()
 
 
 class Policy:
@@ -29,6 +71,10 @@ class Policy:
 
     interval: float | None = None
     """Seconds between calls of `observe`; None: never."""
+    wants_kernel: ClassVar[bool] = False
+    """Whether it needs what the kernel knows of the socket (View.waiting to out_of_order): a system call a view."""
+    wants_probes: ClassVar[bool] = False
+    """Whether it needs round-trip times of servers (Known.rtt)."""
 
     def observe(self, view: View) -> Endpoint | None:
         """Where to go now, or None to stay."""

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from mtcp.address import Endpoint
 from mtcp.policy.base import Policy, View
+from mtcp.policy.choice import choose
 from mtcp.wire.options import Hint
 
 
 class Hints(Policy):
-    """Goes to the server that the hint prefers; if none is named or known, to one that the connections spread over."""
+    """Goes to the server that the hint prefers; if none is named or known, to the best or any other.
+
+    Source: the M-TCP papers' second initiator, a server that asks to be left. It is as good as the servers' own
+    detection (`load`, `attack`, an operator's `mtcp hint` or `mtcp drain`).
+    """
 
     def hinted(self, view: View, hint: Hint) -> Endpoint | None:
-        if hint.preferred in view.others:
-            return hint.preferred
-        return view.others[view.received % len(view.others)] if view.others else None
+        return hint.preferred if hint.preferred in view.others else choose(view)

@@ -1,68 +1,90 @@
 """The client leaves a server whose data comes too slowly, as in the M-TCP papers' own experiments.
 
-The smoothed inbound rate is compared with the highest one that the connection has seen.
+The smoothed inbound rate is compared with the highest one that this server has shown on the connection.
 """
 
 from __future__ import annotations
 
-from mtcp.address import Endpoint
+import math
+
 from mtcp.policy.base import View
-from mtcp.policy.hints import Hints
+from mtcp.policy.detector import Detector
+from mtcp.policy.dialogue import Dialogue
 
-WEIGHT = 0.3
-"""Of the latest sample, in the smoothed rate."""
+SMOOTHING = 0.2
+"""Time constant of the smoothed rate, seconds."""
+NARROW = 0.25
+"""A receive window of less than this share of the widest: the client's application does not read fast enough."""
 
 
-class Throughput(Hints):
+class Throughput(Detector):
     """Moves when the smoothed rate of a connection that carries data is below `fraction` of its highest.
 
-    `patience`: seconds for which it must be so. `holdoff`: seconds after a move, in which the new server shows what it
-    can, before the next one. `floor`: bytes per second; what never was faster is no bulk transfer, and stays.
+    `patience`: seconds for which it must be so, counted from the first sample that was; time in which nothing was asked
+    for does not count. `holdoff`: Detector's.
+    `floor`: bytes per second; what never was faster is no bulk transfer, and stays. `silence`: seconds without data
+    after which a transfer counts as too slow although all that was asked for may have been answered; 0: never.
 
-    A server that is silent looks like one that has said all: silence counts only while the client's own last bytes, a
-    request, are younger than the last data, or for `patience` after that.
+    Source: Sultan, Srinivasan, Iyer, Iftode: "Migratory TCP: Connection Migration for Service Continuity in the
+    Internet" (ICDCS 2002), where the client migrates when its throughput falls; hysteresis and hold-off are ours.
+
+    It errs where a server has less to send than before; where a transfer stops altogether it stays, unless `silence`
+    is given or the application says that it waits.
     """
 
-    interval = 0.1
+    interval = 0.05
 
     def __init__(
-        self, fraction: float = 0.4, patience: float = 1.0, holdoff: float = 5.0, floor: float = 50_000.0
+        self,
+        fraction: float = 0.4,
+        patience: float = 0.5,
+        holdoff: float = 5.0,
+        floor: float = 50_000.0,
+        silence: float = 0.0,
     ) -> None:
         """ValueError when a parameter makes no sense."""
-        if not 0 < fraction < 1 or patience <= 0 or holdoff < 0 or floor < 0:
-            raise ValueError("throughput needs 0 < fraction < 1, patience > 0, holdoff >= 0 and floor >= 0")
-        self._fraction, self._patience, self._holdoff, self._floor = fraction, patience, holdoff, floor
-        self._last: View | None = None
-        self._rate = self._highest = 0.0
-        self._slow_since: float | None = None
-        self._quiet_until = 0.0
-        self._heard_at = self._asked_at = 0.0
+        super().__init__(holdoff)
+        if not 0 < fraction < 1 or patience <= 0 or floor < 0 or silence < 0:
+            raise ValueError("throughput needs 0 < fraction < 1, patience > 0, floor >= 0 and silence >= 0")
+        self._fraction, self._patience, self._floor, self._silence = fraction, patience, floor, silence
+        self._rate = 0.0
 
-    def observe(self, view: View) -> Endpoint | None:
-        last, self._last = self._last, view
-        if last is None or view.now <= last.now:
-            self._heard_at = view.now
-            return None
-        if view.current != last.current:
-            self._quiet_until, self._slow_since = view.now + self._holdoff, None
-        if view.received > last.received:
-            self._heard_at = view.now
-        if view.sent > last.sent:
-            self._asked_at = view.now
-        if self._asked_at <= self._heard_at < view.now - self._patience:
-            # Idle: all that was asked for has been answered.
-            self._slow_since = None
-            return None
-        sample = (view.received - last.received) / (view.now - last.now)
-        self._rate += WEIGHT * (sample - self._rate)
+    def begin(self, view: View) -> None:
+        # It may never reach what the one before did: it is measured by what it shows.
+        self._rate = self._highest = 0.0
+        self._counted = view
+        self._low_for = self._slow_for = 0.0
+        self._dialogue = Dialogue(view)
+
+    def suffers(self, last: View, view: View) -> bool:
+        self._dialogue.follow(last, view)
+        if view.sent > last.sent and self._counted.now < last.now:
+            # Between an answer and the next request nothing was to be expected.
+            self._counted = last
+        if view.received == last.received and not self._dialogue.waiting:
+            quiet = view.now - self._dialogue.heard_at
+            if self._silence and quiet >= self._silence and self._highest >= self._floor:
+                return True
+            if quiet > max(self._patience, self._silence):
+                self._counted = view
+            return quiet <= SMOOTHING and self._slow_for >= self._patience
+        if self._counted.now < last.now:
+            self._count(last)
+        sample = self._count(view)
+        return sample < self._fraction * self._highest and self._slow_for >= self._patience
+
+    def _count(self, view: View) -> float:
+        """Count what has come since it was counted last; its rate."""
+        elapsed = view.now - self._counted.now
+        sample = (view.received - self._counted.received) / elapsed
+        self._counted = view
+        self._rate += (1 - math.exp(-elapsed / SMOOTHING)) * (sample - self._rate)
         self._highest = max(self._highest, self._rate)
-        if self._highest < self._floor or self._rate >= self._fraction * self._highest:
-            self._slow_since = None
-            return None
-        self._slow_since = view.now if self._slow_since is None else self._slow_since
-        if view.now < self._quiet_until or view.now - self._slow_since < self._patience or not view.others:
-            return None
-        self._slow_since = None
-        # A server may never reach what the one before did; measure it by what it shows from here on.
-        self._highest = self._rate
-        return view.others[view.received % len(view.others)]
+        enough = self._fraction * self._highest
+        narrow = view.room is not None and view.room < NARROW
+        self._low_for = 0.0 if sample >= enough or narrow else self._low_for + elapsed
+        if self._rate >= enough or narrow or self._highest < self._floor:
+            self._slow_for = 0.0
+        else:
+            self._slow_for = max(self._slow_for + elapsed, self._low_for)
+        return sample

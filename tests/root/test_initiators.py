@@ -162,9 +162,35 @@ def test_the_clients_policy(scene: Scene) -> None:
         pool.start_agent(scene.net.client)
 
 
+def test_the_policy_changes_for_connections_that_there_are(scene: Scene) -> None:
+    """By `mtcp policy`: one that moves at a certain time, one that moves by the bytes; and back to the first one."""
+    assert mtcp(scene.net.client, "policy") == ("hints", 0)
+    try:
+        with scene.watched("changed"):
+            client = scene.client(*DOWNLOAD)
+            digest = client.digest()
+            (connection,) = scene.wait_for_connections()
+            at = time.monotonic() + 1
+            assert mtcp(scene.net.client, "policy", f"oracle:at={at!r}") == (f"oracle:at={at!r}", 0)
+            wait_until_on(scene, connection, SERVERS[1])
+            assert mtcp(scene.net.client, "policy", "every:bytes=500000") == ("every:bytes=500000.0", 0)
+            wait_until_on(scene, connection, SERVERS[0])
+            wait_until_on(scene, connection, SERVERS[1])
+            assert mtcp(scene.net.client, "policy", "hints") == ("hints", 0)
+            finish(scene, digest)
+        outcomes = migrations_of(scene, connection)
+        assert len(outcomes) >= 3 and {o["initiator"] for o in outcomes} == {"policy"}
+        assert 0 <= outcomes[0]["decided_ns"] / 1e9 - at < 0.1
+        scene.judge(connection, outcomes)
+    finally:
+        mtcp(scene.net.client, "policy", "hints")
+
+
 @pytest.mark.parametrize(
     ("words", "why"),
     [
+        (["policy", "fastest"], "no policy 'fastest'; there are hints, manual"),
+        (["policy", "every", "--policy-file", "/nowhere.toml"], "cannot read the policy file /nowhere.toml"),
         (["drain", "s2"], "this host is s1"),
         (["drain", "--to", "s3"], "'s3' is no other server of the pool; there are s2"),
         (["hint", "10.0.0.100:1"], "no connection of '10.0.0.100:1' here"),

@@ -116,6 +116,22 @@ def test_unknown_server(agent: Agent, capsys: pytest.CaptureFixture[str]) -> Non
     assert agent.asked == {}
 
 
+def test_policy(agent: Agent, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    agent.answer = {"policy": "hints"}
+    assert cli.main(["policy"]) == 0
+    assert (agent.asked, capsys.readouterr().out) == ({"op": "policy", "policy": None}, "hints\n")
+    file = tmp_path / "policies.toml"
+    file.write_text("[throughput]\npatience = 2\n")
+    assert cli.main(["policy", "throughput:fraction=0.3", "--policy-file", str(file)]) == 0
+    assert agent.asked == {"op": "policy", "policy": "throughput:patience=2,fraction=0.3"}
+
+
+def test_a_policy_that_there_is_not(agent: Agent, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["policy", "fastest"]) == 1
+    assert capsys.readouterr().err.startswith("mtcp: no policy 'fastest'; there are hints, ")
+    assert agent.asked == {}
+
+
 POOL = '[[server]]\nname = "s1"\nservice = "10.0.0.1"\ncontrol = "10.1.0.1:7000"\n'
 
 

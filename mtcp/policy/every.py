@@ -1,0 +1,32 @@
+"""A policy that moves by the amount of data: to measure what moving costs."""
+
+from __future__ import annotations
+
+from mtcp.address import Endpoint
+from mtcp.policy.base import Policy, View
+from mtcp.policy.choice import choose
+
+
+class Every(Policy):
+    """Moves each time the server has sent `bytes` more, as far as the client has acknowledged them; declines hints.
+
+    Source: the M-TCP papers' second figure, throughput over the amount of data between two migrations. The data that
+    comes in up to `interval` is beyond `bytes`.
+    """
+
+    interval = 0.001
+
+    def __init__(self, bytes: float) -> None:
+        """ValueError when that is less than one."""
+        if not 1 <= bytes < float("inf"):
+            raise ValueError("every needs bytes >= 1")
+        self._bytes = bytes
+        self._from: int | None = None
+
+    def observe(self, view: View) -> Endpoint | None:
+        if self._from is None:
+            self._from = view.received
+        if view.received - self._from < self._bytes or not view.others:
+            return None
+        self._from = view.received
+        return choose(view)
