@@ -1,37 +1,38 @@
-"""`python -m experiments handover | bench | soak | chain`: run an experiment in a sandbox and report on it."""
+"""`python -m experiments list | run NAME… | resume [DIR] | show [DIR]`, and the experiments that are one run."""
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import NoReturn
 
 from rich.console import Console
-from rich.table import Table
 
-from experiments.bench import bench
-from experiments.handover import Handover, perform
-from experiments.judging import judge, judge_bench, judge_soak, summary
-from experiments.soak import Soak, chain, soak
+from experiments import asking, judging, runner, showing, single
+from experiments.ledger import Ledger, newest, passed
+from experiments.progress import Show
 from testbed import doctor, sandbox
 from testbed.errors import TestbedError
-from testbed.fidelity import Limits, Monitor
-from testbed.results import Run
-from topologies.two_servers import running
+
+STATUS = (
+    "Exit status: 0 when every trial succeeded or is unsupported, or failed and is not M-TCP's (that plain TCP fails "
+    "is a result); 1 when not; 2 for bad usage; 130 when interrupted."
+)
+NEEDED = ("mnexec", "ip", "tc", "ifconfig", "tcpdump", "ethtool")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status 0 when the verdict is `succeeded`, 1 when it is not, 2 for bad usage."""
+    """The exit status: see STATUS; of the experiments that are one run 0, 1 or 2."""
     options = _parser().parse_args(arguments)
-    sandbox.enter()
-    doctor.require("mnexec", "ip", "tc", "ifconfig", "tcpdump", "curl")
+    console = Console()
     try:
-        if options.limits is not None:
-            Monitor.limits = Limits.read(options.limits)
-        return int(options.run(options, Console()))
+        return int(options.run(options, console))
+    except asking.AskingError as error:
+        print(f"experiments: {error}", file=sys.stderr)
+        return 2
     except TestbedError as error:
         print(f"experiments: {error}", file=sys.stderr)
         return 1
@@ -41,106 +42,73 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m experiments", description="M-TCP experiments.")
     limits = "of what the machine may do to a run, before it is invalid: a TOML file, its table [fidelity]"
     parser.add_argument("--limits", type=Path, metavar="FILE", help=f"{limits} (testbed/fidelity.py)")
-    commands = parser.add_subparsers(required=True, metavar="EXPERIMENT")
-    handover = commands.add_parser("handover", help="a download moves between two servers, again and again")
-    handover.add_argument("--migrations", type=_positive, default=200)
-    handover.add_argument("--size", type=_positive, default=500_000_000, metavar="BYTES")
-    handover.add_argument("--bw", type=float, default=500.0, metavar="MBIT", help="of each link; 0: unshaped")
-    handover.set_defaults(run=_handover)
-    bench = commands.add_parser("bench", help="what migration costs, each figure beside its reference")
-    bench.add_argument("--repetitions", type=_positive, default=12, help="of the goodput pairs")
-    bench.add_argument("--moves", type=_positive, default=200, help="per latency figure")
-    bench.set_defaults(run=_bench)
-    for name, act, moves, loss, what in (
-        ("soak", soak, 5000, 2.0, "many connections move between three servers while packets are lost"),
-        ("chain", chain, 1000, 0.0, "one connection of each kind moves on and on, each time at once"),
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("list", help="scenarios with their factors, mechanisms, policies")
+    command.set_defaults(run=_list)
+    command = commands.add_parser("run", help="plan trials of scenarios, perform them, report", epilog=STATUS)
+    asking.add_options(command)
+    command.set_defaults(run=_run)
+    for name, act, what in (
+        ("resume", _resume, "go on with a plan that was interrupted"),
+        ("show", _show, "what became of a plan's trials, and its figures"),
     ):
-        command = commands.add_parser(name, help=what)
-        command.add_argument("--migrations", type=_positive, default=moves)
-        command.add_argument("--loss", type=float, default=loss, metavar="PERCENT", help="of all packets")
-        command.add_argument("--bw", type=float, default=200.0, metavar="MBIT", help="of each link")
-        command.add_argument("--seed", type=int, default=1)
-        command.set_defaults(run=_soak, name=name, act=act)
+        command = commands.add_parser(name, help=what, epilog=STATUS if act is _resume else None)
+        command.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="of the plan (the newest)")
+        command.set_defaults(run=act)
+    single.add_commands(commands)
     return parser
 
 
-def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a positive number")
-    return value
+def _list(_options: argparse.Namespace, console: Console) -> int:
+    showing.show_all(console)
+    return 0
 
 
-def _handover(options: argparse.Namespace, console: Console) -> int:
-    setting = Handover(options.migrations, options.size, options.bw or None)
-    with Run("handover", scenario="handover", mechanism="mtcp", factors=asdict(setting)) as run:
-        with running(big=setting.size, logs=run.path("logs")) as network:
-            perform(run, network, setting, console)
-        judge(run)
-    return _show(run, "report.html", console)
+def _run(options: argparse.Namespace, console: Console) -> int:
+    try:
+        asked = asking.requests(options)
+    except TestbedError as error:
+        raise asking.AskingError(str(error)) from None
+    _check_machine()
+    name = asking.experiment(options, asked)
+    return _perform(Ledger.create(name, asked, options.reps, options.seed, options.retries, options.limits), console)
 
 
-def _bench(options: argparse.Namespace, console: Console) -> int:
-    factors = {"repetitions": options.repetitions, "moves": options.moves}
-    with Run("bench", scenario="bench", mechanism="mtcp", factors=factors) as run:
-        parts = bench(run, options.repetitions, options.moves, console)
-        judge_bench(run, *parts)
-    return _show(run, "summary.json", console)
+def _resume(options: argparse.Namespace, console: Console) -> int:
+    ledger = Ledger.load(options.directory or newest())
+    _check_machine()
+    return _perform(ledger, console)
 
 
-def _soak(options: argparse.Namespace, console: Console) -> int:
-    setting = Soak(options.migrations, options.loss, options.bw, options.seed)
-    with Run(options.name, scenario=options.name, mechanism="mtcp", factors=asdict(setting)) as run:
-        options.act(run, setting, console)
-        judge_soak(run)
-    _show(run, "summary.json", console)
-    return 0 if run.metadata["verdict"] == "succeeded" else 1
+def _show(options: argparse.Namespace, console: Console) -> int:
+    showing.show_plan(Ledger.load(options.directory or newest()), console)
+    return 0
 
 
-def _show(run: Run, result: str, console: Console) -> int:
-    """Print the figures; the exit status that they mean."""
-    figures = summary(run)
-    table = Table("figure", "value", "95 % CI", "n")
-    for name, value in figures.items():
-        if not isinstance(value, dict):
-            table.add_row(name, _text(value), "", "")
-        elif "ci95" in value:
-            table.add_row(*_estimate(name, value))
-        elif name in (
-            "gap_ms",
-            "handshake_ms",
-            "kept_reasons",
-            "causes",
-            "worst",
-            "lost_by_kind",
-            "migrations_by_workload",
-        ):
-            table.add_row(name, "\n".join(f"{key}: {_short(each)}" for key, each in value.items()), "", "")
-        elif name == "phases_ms_median":
-            for phase, estimate in value.items():
-                table.add_row(*_estimate(f"  {phase} [ms]", estimate))
-    console.print(table)
-    console.print(run.path(result), soft_wrap=True)
-    return 0 if figures["verdict"] == "succeeded" else 1
+def _check_machine() -> None:
+    """Say once what every trial would."""
+    sandbox.require_root()
+    doctor.require(*NEEDED)
 
 
-def _estimate(name: str, estimate: dict[str, Any]) -> tuple[str, str, str, str]:
-    low, high = map(_text, estimate["ci95"])
-    return name, _text(estimate["value"]), f"{low} … {high}", str(estimate["n"])
+def _perform(ledger: Ledger, console: Console) -> int:
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, _interrupt)
+    try:
+        with ledger.held() as lock, Show(console) as show:
+            runner.execute(ledger, runner.one_by_one(runner.site_of(ledger, lock)), judging.judge_trials, show)
+        console.print("reporting")
+        judging.report_plan(ledger.directory)
+    except KeyboardInterrupt:
+        where = ledger.directory
+        console.print(f"Interrupted. To go on: python -m experiments resume {where}", soft_wrap=True, highlight=False)
+        return 130
+    showing.show_plan(ledger, console)
+    return 0 if passed(ledger.entries) else 1
 
 
-def _short(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{key} {_text(each)}" for key, each in value.items())
-    return "\n  ".join(value) if isinstance(value, list) else _text(value)
-
-
-def _text(value: Any) -> str:
-    if value is None:
-        return "-"
-    if isinstance(value, float):
-        return f"{value:,.3f}"
-    return f"{value:,}" if type(value) is int else str(value)
+def _interrupt(_number: int, _frame: object) -> NoReturn:
+    raise KeyboardInterrupt
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
@@ -30,22 +31,33 @@ class Factor:
     """The values of a whole experiment; none: only the default."""
     small: Value | None = None
     """The value where an experiment is to be over soon (`--small`); None: the default."""
+    least: float = 0.0
+    """Of a number."""
+    choices: tuple[str, ...] = ()
+    """Of a text; none: any."""
 
     def parse(self, text: str) -> Value:
-        """`text` as a value of the default's type; ValueError."""
+        """`text` as a value of the default's type; ValueError says what is wrong with it."""
         if isinstance(self.default, str):
+            if self.choices and text not in self.choices:
+                raise ValueError(f"{text} is none of {', '.join(self.choices)}")
             return text
-        number = float(text)
+        try:
+            number = float(text)
+        except ValueError:
+            raise ValueError(f"{text} is no number") from None
+        if not self.least <= number < math.inf:
+            raise ValueError(f"{text} is not a number from {self.least:g} on")
         return int(number) if isinstance(self.default, int) and number.is_integer() else number
 
 
 LINKS = {
-    "bw": Factor(100.0, "bandwidth of each service link [Mbit/s]"),
+    "bw": Factor(100.0, "bandwidth of each service link [Mbit/s]", least=0.1),
     "rtt": Factor(20.0, "round-trip time between client and server [ms]"),
 }
 TIMES: Mapping[str, Factor] = {
-    "before": Factor(4.0, "undisturbed transfer before the fault [s]", small=2.5),
-    "after": Factor(10.0, "observed after the fault [s]", small=6.0),
+    "before": Factor(4.0, "undisturbed transfer before the fault [s]", small=2.5, least=0.5),
+    "after": Factor(10.0, "observed after the fault [s]", small=6.0, least=0.5),
 }
 """Of the scenarios in which something happens to a server or its path."""
 

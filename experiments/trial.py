@@ -20,19 +20,19 @@ from testbed.capture import Capture, capturing, drops
 from testbed.errors import TestbedError
 from testbed.fidelity import Limits, Monitor
 from testbed.pool import EVENTS
-from testbed.results import Run
+from testbed.results import UNJUDGED, Run
 from topologies.running import Running
 
 SPARE = 1.3
 """Bytes of the largest file, of what a link can carry in a trial."""
 
 
-def perform(trial: Trial, results: Path) -> Run:
+def perform(trial: Trial, results: Path, run_id: str = "") -> Run:
     """Carry the trial out, in this sandbox. TestbedError when the testbed does not do its part: the run is invalid."""
     scenario, mechanism = scenarios.named(trial.scenario), mechanisms.named(trial.mechanism)
     with Run(
         "runs", scenario=trial.scenario, mechanism=trial.mechanism, factors=trial.factors, seed=trial.seed,
-        repetition=trial.repetition, results=results,
+        repetition=trial.repetition, results=results, id=run_id,
     ) as run:  # fmt: skip
         run.metadata |= {"policy": trial.policy, "facts": {}}
         if why := mechanism.unsupported(trial) or scenario.unsupported(trial):
@@ -50,7 +50,7 @@ def perform(trial: Trial, results: Path) -> Run:
             with captured(run, network, mechanism.capture):
                 scenario.perform(stage)
             copy_events(run, network, begun)
-        run.finish("invalid", "not judged yet")
+        run.finish("invalid", UNJUDGED)
     return run
 
 
@@ -87,14 +87,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("trial", type=Trial.from_json)
     parser.add_argument("--results", type=Path, required=True, help="directory that gets runs/RUN-ID")
+    parser.add_argument("--run", default="", metavar="ID", help="of the run (a new one)")
+    parser.add_argument("--parent", type=int, metavar="PID", help="end when this process does, which started it")
     parser.add_argument("--limits", type=Path, metavar="FILE", help="testbed.fidelity's, TOML")
     options = parser.parse_args()
+    if options.parent is not None:
+        sandbox.end_with(options.parent)
     sandbox.enter()
     try:
         doctor.require("mnexec", "ip", "tc", "ifconfig", "tcpdump", "ethtool")
         if options.limits is not None:
             Monitor.limits = Limits.read(options.limits)
-        run = perform(options.trial, options.results)
+        run = perform(options.trial, options.results, options.run)
     except TestbedError as error:
         print(f"trial: {error}", file=sys.stderr)
         return 1

@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = 1
 RESULTS = Path("results")
+UNJUDGED = "not judged yet"
+"""The reason of a run that ended as it should, and that is `invalid` until somebody has judged it."""
 
 Verdict = Literal["succeeded", "failed", "unsupported", "invalid"]
 """`unsupported`: the mechanism cannot do it. `invalid`: harness or machine failed, so it says nothing."""
@@ -51,12 +53,13 @@ class Run:
         repetition: int = 0,
         emulation: str = "tbf",
         results: Path = RESULTS,
+        id: str = "",
     ) -> None:
         """Make the directory and write run.json with the verdict `invalid`: it stands if the run is killed.
 
-        `factors`: what is varied, by name. `emulation`: link emulation backend.
+        `factors`: what is varied, by name. `emulation`: link emulation backend. `id`: default, a new one.
         """
-        self.id = f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+        self.id = id or new_id()
         self.directory = (results / experiment / self.id).resolve()
         self.directory.mkdir(parents=True)
         self._load = machine.Load()
@@ -129,18 +132,13 @@ class Run:
             load = self._load.since_start()
             self.metadata |= {"ended": datetime.now(UTC).isoformat(), "host_load": load}
             self._events.close()
-        doubts = "; ".join(self.metadata.get("fidelity", {}).get("exceeded", []))
         with self._lock:
-            if self._void:
-                verdict, reason = "invalid", self._void
-            elif verdict == "succeeded" and doubts:
-                verdict, reason = "invalid", doubts
+            fidelity = {**self.metadata.get("fidelity", {}), "void": self._void}
+            verdict, reason = _standing(verdict, reason, fidelity)
             self.metadata |= {"verdict": verdict, "reason": reason}
             self._write("run.json", self.metadata)
         latest = self.directory.parent / "latest"
-        link = latest.with_name(f".latest-{self.id}")
-        link.symlink_to(self.id)
-        link.replace(latest)
+        point_to(latest, self.id)
         give_to_invoker(self.directory.parents[1], self.directory.parent, latest, self.directory)
 
     def __enter__(self) -> Self:
@@ -154,10 +152,44 @@ class Run:
             self.finish("invalid", said)
 
     def _write(self, name: str, content: Mapping[str, Any]) -> None:
-        """Write JSON so that a reader sees the old or the new file, nothing between."""
-        new = self.path(f".{name}.new")
-        new.write_text(json.dumps(content, indent=2, default=str) + "\n")
-        new.replace(self.path(name))
+        write_json(self.path(name), content)
+
+
+def new_id() -> str:
+    """Of a run or a plan: when it was made (UTC), and something random. They sort by time."""
+    return f"{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write JSON so that a reader sees the old or the new file, nothing between."""
+    new = path.with_name(f".{path.name}.new")
+    new.write_text(json.dumps(content, indent=2, default=str) + "\n")
+    new.replace(path)
+
+
+def point_to(link: Path, target: str) -> None:
+    """Let the symbolic link be one to `target`, whatever it was before; at no time there is none."""
+    new = link.with_name(f".{link.name}-{secrets.token_hex(4)}")
+    new.symlink_to(target)
+    new.replace(link)
+
+
+def conclude(directory: Path, verdict: Verdict, reason: str) -> tuple[Verdict, str]:
+    """Note the verdict on a run of another process that has ended; what stands then: see Run.finish."""
+    metadata = json.loads((directory / "run.json").read_text())
+    verdict, reason = _standing(verdict, reason, metadata.get("fidelity", {}))
+    write_json(directory / "run.json", metadata | {"verdict": verdict, "reason": reason})
+    give_to_invoker(directory)
+    return verdict, reason
+
+
+def _standing(verdict: Verdict, reason: str, fidelity: Mapping[str, Any]) -> tuple[Verdict, str]:
+    """What stands of a verdict after what testbed.fidelity has found."""
+    if fidelity.get("void"):
+        return "invalid", fidelity["void"]
+    if verdict == "succeeded" and fidelity.get("exceeded"):
+        return "invalid", "; ".join(fidelity["exceeded"])
+    return verdict, reason
 
 
 def give_to_invoker(*paths: Path) -> None:

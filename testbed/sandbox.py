@@ -57,6 +57,21 @@ def inside() -> bool:
     return _VARIABLE in os.environ
 
 
+def require_root() -> None:
+    """Exit with one line without it."""
+    if os.geteuid() != 0:
+        sys.exit("This needs root (network namespaces, TCP_REPAIR, BPF): run it with sudo.")
+
+
+def end_with(parent: int) -> None:
+    """Before `enter`: end, as by SIGTERM, when `parent` does: the process that started this one. At once if it has."""
+    if inside():
+        return  # the outer process does
+    _check(_libc.prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "prctl")
+    if os.getppid() != parent:
+        sys.exit(128 + signal.SIGTERM)
+
+
 def enter() -> None:
     """Return inside a sandbox. Outside: run this command line again in a new one, and exit with its code.
 
@@ -68,8 +83,7 @@ def enter() -> None:
             signal.signal(number, _leave)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _WATCHED)
         return
-    if os.geteuid() != 0:
-        sys.exit("This needs root (network namespaces, TCP_REPAIR, BPF): run it with sudo.")
+    require_root()
     try:
         _allow_congestion_controls()
         parent = cgroups.mount_point()

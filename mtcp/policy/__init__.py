@@ -6,6 +6,6 @@ one likewise. docs/policies.md compares them.
 """
 
 from mtcp.policy.base import Known, Policy, View
-from mtcp.policy.registry import DEFAULT, NAMES, Spec, load, make
+from mtcp.policy.registry import DEFAULT, NAMES, SUMMARIES, Spec, load, make
 
-__all__ = ["DEFAULT", "NAMES", "Known", "Policy", "Spec", "View", "load", "make"]
+__all__ = ["DEFAULT", "NAMES", "SUMMARIES", "Known", "Policy", "Spec", "View", "load", "make"]

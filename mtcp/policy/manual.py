@@ -6,4 +6,4 @@ from mtcp.policy.base import Policy
 
 
 class Manual(Policy):
-    """See above."""
+    """Only the operator moves connections."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from inspect import signature
+from inspect import getdoc, signature
 from math import isnan
 from pathlib import Path
 
@@ -26,6 +26,8 @@ _CLASSES: dict[str, Callable[..., Policy]] = {
     "every": Every,
 }
 NAMES = tuple(_CLASSES)
+SUMMARIES = {name: (getdoc(kind) or "").partition("\n")[0] for name, kind in _CLASSES.items()}
+"""A line for each."""
 Parameters = Mapping[str, float]
 
 

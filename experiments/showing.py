@@ -1,0 +1,113 @@
+"""What there is, and what became of a plan, as tables."""
+
+from __future__ import annotations
+
+import inspect
+from collections import Counter, defaultdict
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from experiments import mechanisms, scenarios
+from experiments.judging import read_summary
+from experiments.ledger import Entry, Ledger
+from experiments.progress import COLOURS
+from experiments.scenario import Factor
+from mtcp import policy
+from testbed.errors import TestbedError
+
+
+def show_all(console: Console) -> None:
+    """All scenarios with their factors, mechanisms and policies."""
+    for kind in scenarios.all_scenarios().values():
+        console.print(
+            f"[bold]{kind.name}[/]  {escape(_first_line(inspect.getmodule(kind)))}", highlight=False, soft_wrap=True
+        )
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        for name, factor in kind.factors.items():
+            table.add_row(name, str(factor.default), escape(factor.meaning), _usual(factor))
+        console.print(table, highlight=False)
+        console.print(f"    [dim]compares {', '.join(kind.mechanisms)}; policy {kind.policy}[/]", highlight=False)
+    for title, known in (
+        ("mechanisms", {name: kind.summary for name, kind in mechanisms.all_mechanisms().items()}),
+        ("policies", policy.SUMMARIES),
+    ):
+        console.print(f"[bold]{title}[/]")
+        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        for name, meaning in known.items():
+            table.add_row(name, escape(meaning))
+        console.print(table, highlight=False)
+
+
+def show_plan(ledger: Ledger, console: Console) -> None:
+    """What became of the trials, each kind of them a row; then the headline figures."""
+    kinds: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
+    varied = _varied(ledger)
+    for entry in ledger.entries:
+        trial = entry.trial
+        factors = ", ".join(f"{name} {trial.factors[name]}" for name in varied if name in trial.factors)
+        kinds[trial.scenario, factors, trial.mechanism, trial.policy].append(entry)
+    table = Table("scenario", "factors", "mechanism", "policy", "verdicts", "attempts", "why not")
+    for kind in sorted(kinds):
+        entries = kinds[kind]
+        reasons = Counter(e.attempts[-1].reason for e in entries if e.attempts and e.verdict not in ("succeeded",))
+        why = escape("\n".join(reason for reason, _ in reasons.most_common(2) if reason))
+        table.add_row(*kind, _verdicts(entries), str(sum(len(entry.attempts) for entry in entries)), why)
+    console.print(table, highlight=False)
+    repeated = sum(max(0, len(entry.attempts) - 1) for entry in ledger.entries)
+    console.print(f"{len(ledger.entries)} trials, {repeated} attempts more; the plan is {ledger.state}")
+    try:
+        _show_figures(read_summary(ledger.directory), console)
+    except TestbedError:
+        console.print("no report yet")
+    console.print(str(ledger.directory), soft_wrap=True, highlight=False)
+
+
+def _verdicts(entries: list[Entry]) -> str:
+    counts = Counter(entry.verdict for entry in entries)
+    return "\n".join(f"[{COLOURS.get(verdict, 'bold')}]{n} {verdict}[/]" for verdict, n in sorted(counts.items()))
+
+
+def _varied(ledger: Ledger) -> list[str]:
+    """Factors that have several values within a scenario."""
+    values: dict[tuple[str, str], set[str]] = defaultdict(set)
+    for entry in ledger.entries:
+        for name, value in entry.trial.factors.items():
+            values[entry.trial.scenario, name].add(str(value))
+    return list(dict.fromkeys(name for (_, name), found in values.items() if len(found) > 1))
+
+
+def _show_figures(figures: Mapping[str, Any], console: Console) -> None:
+    """Those of summary.json, whatever they are: nested names in one column."""
+    table = Table("figure", "value")
+    for name, value in _flat(figures):
+        table.add_row(name, value)
+    console.print(table, highlight=False)
+
+
+def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
+    if isinstance(value, Mapping):
+        if {"value", "ci95"} <= value.keys():
+            return [(name, f"{_text(value['value'])}  ({' … '.join(map(_text, value['ci95'] or []))})")]
+        return [row for key, each in value.items() for row in _flat(each, f"{name} {key}".strip())]
+    return [(name, ", ".join(map(_text, value)) if isinstance(value, list) else _text(value))]
+
+
+def _text(value: Any) -> str:
+    if value is None:
+        return "-"
+    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+
+
+def _usual(factor: Factor) -> str:
+    parts = [f"sweep {', '.join(map(str, factor.sweep))}"] if factor.sweep else []
+    parts += [f"small {factor.small}"] if factor.small is not None else []
+    parts += [f"one of {', '.join(factor.choices)}"] if factor.choices else []
+    return f"[dim]{escape('; '.join(parts))}[/]"
+
+
+def _first_line(module: Any) -> str:
+    return (inspect.getdoc(module) or "").split("\n", 1)[0].partition(": ")[2]
