@@ -46,7 +46,7 @@ class Connection(abc.ABC):
         """Drop the connection at once. Not while something waits in `open` or `fetch`; more than once does no harm."""
 
     def observed(self) -> Mapping[str, Any]:
-        """What a policy may know of it, by the names of mtcp.policy.View, beside what was received and sent."""
+        """What else a policy may know of it: srtt to out_of_order of mtcp.policy.View, by name, as far as is known."""
         return {}
 
 

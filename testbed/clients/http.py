@@ -84,6 +84,8 @@ async def _work(options: argparse.Namespace, session: Staying, record: Record) -
 
 async def run(options: argparse.Namespace, record: Record) -> None:
     """Do the workload until --end-at or SIGTERM; TestbedError, Broken when it does not last so long."""
+    if options.end_at <= max(options.start_at, time.monotonic()):
+        raise TestbedError("--end-at is over, or not after --start-at: nothing can be done in no time")
     try:
         async with asyncio.timeout_at(options.end_at) as limit, _session(options, record) as session:
             _on_signal(signal.SIGTERM, lambda: limit.reschedule(0))

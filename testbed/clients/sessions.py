@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import time
 from collections.abc import Mapping
-from typing import Self
+from typing import Any, Self
 
 from mtcp.address import Endpoint
 from mtcp.policy import Policy, View
@@ -130,10 +130,13 @@ class Resuming(Staying):
         """What the policy sees: all connections are one to it."""
         current, connection = self._servers[self.server], self._connection
         others = tuple(each for each in self._servers.values() if each != current)
-        if connection is None:
-            return View(time.monotonic(), current, others, self._received, self._sent)
-        received, sent = self._received + connection.received, self._sent + connection.sent
-        return View(time.monotonic(), current, others, received, sent, **connection.observed())
+        received, sent = self._received, self._sent
+        seen: Mapping[str, Any] = {}
+        if connection is not None:
+            received, sent = received + connection.received, sent + connection.sent
+            seen = connection.observed() if self._policy.wants_kernel else {}
+        waiting = self._fetching is not None
+        return View(time.monotonic(), current, others, received, sent, waiting=waiting, **seen)
 
     async def _observe(self, interval: float) -> None:
         while True:

@@ -10,11 +10,13 @@ import asyncio
 import errno
 import os
 import socket
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Any
 
 import h11
 
 from mtcp.address import Endpoint
+from mtcp.linux import tcp_info
 from testbed.clients.connections import Broken, Connection, Refused
 from testbed.errors import TestbedError
 
@@ -24,6 +26,16 @@ PAUSE = 0.001
 LONG = 1 << 16
 """Bytes of a body that are still to come, above which reading pauses: the end of an answer is read as it arrives."""
 IPPROTO_MPTCP = 262
+_OBSERVED = {
+    "srtt": ("rtt", 1e-6),
+    "min_rtt": ("min_rtt", 1e-6),
+    "retransmitted": ("total_retrans", 1),
+    "unacknowledged": ("unacked", 1),
+    "out_of_order": ("rcv_ooopack", 1),
+}
+"""Of mtcp.policy.View: field of TCP_INFO, and what its unit is there."""
+_UNKNOWN = (1 << 32) - 1
+"""What the kernel says of a round-trip time that it has not measured."""
 
 
 class Tcp(Connection):
@@ -110,6 +122,16 @@ class Tcp(Connection):
                 self.received += len(data)
                 return data
         raise Broken(f"the connection to {self._host} has been closed")
+
+    def observed(self) -> Mapping[str, Any]:
+        if self._sock is None:
+            return {}
+        info = tcp_info.parse(self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
+        return {
+            name: info[field] * unit
+            for name, (field, unit) in _OBSERVED.items()
+            if info.get(field, _UNKNOWN) != _UNKNOWN
+        }
 
     def close(self) -> None:
         if self._sock is not None:

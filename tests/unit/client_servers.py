@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import random
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from mtcp.address import Endpoint
 from testbed.clients.connections import Broken, Connection, Refused
@@ -67,6 +68,9 @@ class Servers:
                     self.received += len(piece)
                     if piece:
                         yield piece
+
+            def observed(self) -> Mapping[str, Any]:
+                return {"srtt": 0.02}
 
             def close(self) -> None:
                 servers.closed += 1

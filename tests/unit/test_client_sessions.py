@@ -152,6 +152,34 @@ def test_a_policy_sees_all_connections_as_one() -> None:
     assert all(view.current not in view.others and len(view.others) == 2 for view in policy.views)
 
 
+def test_a_policy_is_told_whether_the_application_waits() -> None:
+    servers = Servers({"s1": [-2000]})
+    policy = Leaves(2000)
+    session, _ = resuming(servers, policy)
+
+    async def act() -> None:
+        async with session:
+            await until(lambda: len(policy.views) > 2)
+            await session.fetch("/file")
+            asked = len(policy.views)
+            await until(lambda: len(policy.views) > asked + 2)
+
+    run(act)
+    assert any(view.waiting for view in policy.views) and not policy.views[0].waiting and not policy.views[-1].waiting
+    assert all(view.srtt is None for view in policy.views)
+
+
+def test_a_policy_that_wants_it_is_told_what_the_kernel_knows() -> None:
+    class Curious(Leaves):
+        wants_kernel = True
+
+    servers = Servers({"s1": [-2000]})
+    policy = Curious(2000)
+    session, _ = resuming(servers, policy)
+    fetch(session)
+    assert 0.02 in {view.srtt for view in policy.views if view.received == 2000}
+
+
 def test_a_server_that_does_not_answer_is_passed_over() -> None:
     servers = Servers({"s1": [HANG]})
     session, record = resuming(servers, connect_timeout=0.05)
