@@ -1,1 +1,5 @@
 """From the captures and records of a run to verdict, figures and report. Imports nothing of the testbed."""
+
+from analysis.observations import load, spread
+
+__all__ = ["load", "spread"]

@@ -1,5 +1,6 @@
-"""`python -m analysis report RUN_DIR …`: judge runs, write reports. `bench DIR`: put a bench's figures together.
+"""`python -m analysis judge RUN_DIR …`: the verdict and the metrics of trials of experiments.
 
+`report RUN_DIR …`: judge runs of the handover experiment, write reports. `bench DIR`: put a bench's figures together.
 `round DIR`: judge a round of a soak; `soak DIR`: put its rounds together. `merge DIR`: all captures in one file.
 """
 
@@ -10,7 +11,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis import bench, merge, report, soak, testbed
+from analysis import bench, judgement, merge, report, soak, testbed
 from analysis.capture import CaptureError
 from analysis.run import RunError
 
@@ -19,6 +20,9 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the command line; returns the exit status. A run that failed is no error of the report's."""
     parser = argparse.ArgumentParser(prog="python -m analysis", description="Results of experiments.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    command = commands.add_parser("judge", help="judge trials of experiments, and write down what is measured of them")
+    command.add_argument("run_dir", type=Path, nargs="+", help="e.g. results/overload/latest/runs/latest")
+    command.set_defaults(run=_judge)
     command = commands.add_parser("report", help="judge runs by their captures and write their HTML reports")
     command.add_argument("run_dir", type=Path, nargs="+", help="e.g. results/handover/latest")
     command.set_defaults(run=_report)
@@ -46,6 +50,11 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"analysis: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _judge(options: argparse.Namespace) -> None:
+    for run_dir, found in judgement.judge_all(options.run_dir):
+        print(f"{run_dir}: {found.verdict}: {found.reason}", flush=True)
 
 
 def _report(options: argparse.Namespace) -> None:

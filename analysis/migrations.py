@@ -83,13 +83,29 @@ class Trace:
         return {str(name): int(n) for name, n in self.deliveries.groupby("server")["fresh"].sum().items()}
 
 
-def trace(packets: pd.DataFrame, run: Run) -> Trace:
-    """The run's connection in `packets`, the client's capture."""
-    client, service = capture.address(run.client_ip), run.facts["service_port"]
-    names = {capture.address(ip): name for name, ip in run.servers.items()}
+@dataclass(frozen=True)
+class Ends:
+    """Who talks to whom on a connection that may move."""
+
+    client: str
+    client_port: int
+    servers: Mapping[str, str]
+    """Addresses by name."""
+    service_port: int
+
+    @classmethod
+    def of(cls, run: Run) -> Ends:
+        """The one connection of a run that has one."""
+        return cls(run.client_ip, run.facts["client_port"], run.servers, run.facts["service_port"])
+
+
+def trace(packets: pd.DataFrame, ends: Ends) -> Trace:
+    """The connection in `packets`, the client's capture."""
+    client, service = capture.address(ends.client), ends.service_port
+    names = {capture.address(ip): name for name, ip in ends.servers.items()}
     outgoing = (packets["src"] == client) & packets["dst"].isin(list(names)) & (packets["dport"] == service)
     incoming = (packets["dst"] == client) & packets["src"].isin(list(names)) & (packets["sport"] == service)
-    ours = np.where(outgoing, packets["sport"], packets["dport"]) == run.facts["client_port"]
+    ours = np.where(outgoing, packets["sport"], packets["dport"]) == ends.client_port
 
     opening = outgoing & (packets["flags"] & (SYN | ACK) == SYN) & (packets["control"] != MIGRATE)
     handshakes = packets.loc[opening & ours, "seq"].nunique()
@@ -148,13 +164,13 @@ def bin_ms(duration_s: float) -> int:
     return next((size for size in (20, 50) if duration_s * 1e3 / size <= 600), 100)
 
 
-def resets(captures: Mapping[str, pd.DataFrame], run: Run) -> int:
-    """RSTs on the connection, to or from any server, in any capture; one that two of them saw counts once."""
-    client, servers = capture.address(run.client_ip), [capture.address(ip) for ip in run.servers.values()]
-    port, service = run.facts["client_port"], run.facts["service_port"]
+def resets(captures: Mapping[str, pd.DataFrame], ends: Ends, until_ns: int = _FOREVER) -> int:
+    """RSTs on the connection, to or from any server, in any capture, before then; what two of them saw counts once."""
+    client, servers = capture.address(ends.client), [capture.address(ip) for ip in ends.servers.values()]
+    port, service = ends.client_port, ends.service_port
     found = []
     for packets in captures.values():
-        rst = packets[(packets["flags"] & RST != 0) & (packets["control"] < MIGRATE)]
+        rst = packets[(packets["flags"] & RST != 0) & (packets["control"] < MIGRATE) & (packets["time_ns"] < until_ns)]
         out = (rst["src"] == client) & rst["dst"].isin(servers)
         out &= (rst["sport"] == port) & (rst["dport"] == service)
         back = (rst["dst"] == client) & rst["src"].isin(servers)
@@ -163,23 +179,22 @@ def resets(captures: Mapping[str, pd.DataFrame], run: Run) -> int:
     return len(pd.concat(found).drop_duplicates()) if found else 0
 
 
-def reported(trace: Trace, run: Run) -> pd.DataFrame:
-    """The migrations that the agents report (see Run.migrations), each with the move it made on the wire.
+def reported(trace: Trace, reports: pd.DataFrame) -> pd.DataFrame:
+    """The migrations that the agents report (as Run.migrations), each with the move it made on the wire.
 
     Adds `first_byte_ms`: decision to first new payload byte of the new server at the client, and the move's
-    `migration_ms` and `stall_ms`; all three NaN if the capture shows no such move. `phases` gets a last one,
+    `migration_ms`, `stall_ms` and `new_ns`; all NaN or NA if the capture shows no such move. `phases` gets a last one,
     LAST_PHASE: what is left up to that byte.
     """
-    reports = run.migrations
     figures = ["first_byte_ms", "migration_ms", "stall_ms"]
     if reports.empty or trace.moves.empty:
-        return reports.assign(**dict.fromkeys(figures, np.nan))
+        return reports.assign(**dict.fromkeys(figures, np.nan), new_ns=pd.array([pd.NA] * len(reports), "Int64"))
     decisions = reports[["to", "decided_ns"]].assign(report=reports.index)
     decisions["syn_ns"] = decisions["decided_ns"] - CLOCK_SLACK_NS
     made = pd.merge_asof(trace.moves, decisions, on="syn_ns", by="to").dropna(subset="report")
     made = made.drop_duplicates("report").set_index("report")
     made["first_byte_ms"] = (made["new_ns"] - made["decided_ns"].astype("int64")) / 1e6
-    joined = reports.join(made[figures])
+    joined = reports.join(made[[*figures, "new_ns"]].astype({"new_ns": "Int64"}))
     joined["phases"] = joined.apply(_with_last_phase, axis=1)
     return joined
 

@@ -41,7 +41,7 @@ class Run:
         if not isinstance(facts, dict) or not isinstance(facts.get("hosts", {}), dict):
             raise RunError(f"{path}/run.json: facts, and facts.hosts, are objects")
         missing = [key for key in needed if key not in facts]
-        if missing or CLIENT not in facts["hosts"]:
+        if missing or ("hosts" in needed and CLIENT not in facts["hosts"]):
             raise RunError(f"{path}/run.json lacks facts.{missing[0] if missing else 'hosts.' + CLIENT}")
         return cls(path, record, _json_lines(path / "events.jsonl"))
 
@@ -54,6 +54,17 @@ class Run:
     def scenario(self) -> str:
         """The name of what was tried."""
         return str(self.record.get("scenario", "?"))
+
+    @property
+    def mechanism(self) -> str:
+        """What kept the client served, or did not."""
+        return str(self.record.get("mechanism", "?"))
+
+    @property
+    def factors(self) -> dict[str, Any]:
+        """What is varied, by name."""
+        factors: dict[str, Any] = self.record.get("factors", {})
+        return factors
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -72,6 +83,11 @@ class Run:
         return "; ".join(self.record.get("fidelity", {}).get("exceeded", []))
 
     @property
+    def realtime_minus_monotonic_ns(self) -> int:
+        """From the clock of events and clients to that of captures."""
+        return int(self.record.get("realtime_minus_monotonic_ns", 0))
+
+    @property
     def client_ip(self) -> str:
         """The client's address on the service network."""
         return str(self.facts["hosts"][CLIENT])
@@ -84,7 +100,7 @@ class Run:
     @property
     def asked(self) -> int:
         """How many moves the run set out to make: the factor `migrations`, else one per migration event."""
-        asked = self.record.get("factors", {}).get("migrations")
+        asked = self.factors.get("migrations")
         return int(asked) if asked is not None else len(self.migrations)
 
     @cached_property
@@ -92,9 +108,10 @@ class Run:
         """The migrations as the agents report them, in order of decision, one row each.
 
         Columns: `decided_ns` (wall clock), `from`, `to` (names of servers), `committed` (whether it took place),
-        `outcome` (the reason if there is one, else the event's outcome), `phases` ({name: ms}, in order).
+        `outcome` (the reason if there is one, else the event's outcome), `phases` ({name: ms}, in order), `client`
+        (its end of the connection, as the event has it).
         """
-        offset = int(self.record.get("realtime_minus_monotonic_ns", 0))
+        offset = self.realtime_minus_monotonic_ns
         rows = [
             {
                 "decided_ns": int(event["decided_ns"]) + offset,
@@ -103,11 +120,12 @@ class Run:
                 "committed": bool(event.get("committed_ns")),
                 "outcome": event.get("reason") or event.get("outcome"),
                 "phases": event.get("phases") or {},
+                "client": str(event.get("connection", "")),
             }
             for event in self.events
             if event.get("event") == "migration" and event.get("decided_ns") is not None
         ]
-        columns = ["decided_ns", "from", "to", "committed", "outcome", "phases"]
+        columns = ["decided_ns", "from", "to", "committed", "outcome", "phases", "client"]
         frame = pd.DataFrame(rows, columns=columns).astype({"decided_ns": "int64", "committed": "bool"})
         return frame.sort_values("decided_ns", kind="stable", ignore_index=True)
 

@@ -42,11 +42,12 @@ def judge(run_dir: Path | str) -> Verdict:
 def examine(run_dir: Path | str) -> Examination:
     """Read the run directory and its captures and judge them; RunError if it is no run directory."""
     run = Run.load(run_dir)
-    captures, defect = _captures(run)
+    captures, defect = read_captures(run)
     defect = run.void or defect
-    resets = migrations.resets(captures, run)
-    trace = migrations.trace(captures[CLIENT], run) if CLIENT in captures else None
-    moves = migrations.reported(trace, run) if trace else pd.DataFrame()
+    ends = migrations.Ends.of(run)
+    resets = migrations.resets(captures, ends)
+    trace = migrations.trace(captures[CLIENT], ends) if CLIENT in captures else None
+    moves = migrations.reported(trace, run.migrations) if trace else pd.DataFrame()
     fault = "" if defect or trace is None else _fault(run, trace, moves, resets)
     if not defect and not fault and trace is not None and trace.has_hole:
         defect = f"the client's capture lacks bytes of the stream after offset {trace.delivered}"
@@ -59,7 +60,7 @@ def examine(run_dir: Path | str) -> Examination:
     return Examination(run, trace, moves, Verdict(word, reason, figures))
 
 
-def _captures(run: Run) -> tuple[dict[str, pd.DataFrame], str]:
+def read_captures(run: Run) -> tuple[dict[str, pd.DataFrame], str]:
     """The captures that can be read, by host, and the first reason why they are no good evidence, or ""."""
     captures, defects = {}, []
     for host in run.facts["hosts"]:
@@ -156,4 +157,4 @@ def _phases(moves: pd.DataFrame) -> dict[str, Any]:
     return {str(name): statistics.median(phases[name]).as_dict() for name in phases}
 
 
-__all__ = ["Examination", "Verdict", "examine", "judge"]
+__all__ = ["Examination", "Verdict", "examine", "judge", "read_captures"]

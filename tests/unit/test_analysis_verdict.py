@@ -73,7 +73,7 @@ def test_moves(tmp_path: Path) -> None:
     assert trace.moves[["from", "to"]].to_numpy().tolist() == [["s1", "s2"], ["s2", "s1"]]
     assert trace.moves["stall_ms"].tolist() == pytest.approx([3.25, 3.0])  # 4 -> 7.25, 8 -> 11
     assert trace.moves["handover"].tolist() == [3000, 6000]
-    assert migrations.reported(trace, run)["first_byte_ms"].tolist() == pytest.approx([2.0, 1.5])
+    assert migrations.reported(trace, run.migrations)["first_byte_ms"].tolist() == pytest.approx([2.0, 1.5])
 
 
 def test_goodput_bins_hold_every_byte(tmp_path: Path) -> None:
