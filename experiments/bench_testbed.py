@@ -17,7 +17,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
+import pyarrow
 from rich.console import Console
 from rich.markdown import Markdown
 
@@ -60,7 +60,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
                     failures[name] = str(error)
                     console.print(f"[red]{name}: {error}[/]")
         run.metadata["facts"] = {"bars": names, "failures": failures}
-        run.samples(pd.DataFrame(rows, columns=[*Observation._fields, "busy_before", "busy"]))
+        columns = (*Observation._fields, "busy_before", "busy")
+        run.samples(pyarrow.table({name: [row[name] for row in rows] for name in columns}))
         run.finish("invalid", "not judged yet")
         figures = _judged(run, options.page)
         run.finish(figures["verdict"], figures["reason"])

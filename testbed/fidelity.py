@@ -23,14 +23,14 @@ import sys
 import threading
 import time
 import tomllib
-from collections.abc import Mapping
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 import numpy as np
-import pandas as pd
 from numpy.typing import NDArray
 
 from testbed import machine, sleeper
@@ -206,8 +206,13 @@ class Monitor:
 
     def _record(self) -> None:
         """Write samples and figures."""
-        frame = pd.DataFrame(self._samples, columns=["monotonic_ns", "quantity", "value"])
-        self.figures = summarise(frame)
+        import pyarrow  # slow to import: after the work
+
+        at, quantities, values = zip(*self._samples, strict=True)
+        by_quantity: dict[str, list[float]] = defaultdict(list)
+        for quantity, value in zip(quantities, values, strict=True):
+            by_quantity[quantity].append(value)
+        self.figures = summarise(by_quantity)
         if self._emulation is not None:
             self.figures |= self._emulation.figures()
             self._run.metadata["emulation"] = self._emulation.name
@@ -215,13 +220,14 @@ class Monitor:
             dropped = [capture.stats.dropped for capture in self._captures.values() if capture.stats is not None]
             self.figures["capture_drops"] = sum(dropped)
         self.exceeded += exceeded(self.figures, self._limits)
-        self._run.samples(frame.astype({"quantity": "category"}), "fidelity")
+        table = pyarrow.table({"monotonic_ns": at, "quantity": pyarrow.array(quantities), "value": values})
+        self._run.samples(table, "fidelity")
         self._run.fidelity({"figures": self.figures, "limits": asdict(self._limits), "exceeded": self.exceeded})
 
 
-def summarise(samples: pd.DataFrame) -> dict[str, Any]:
-    """The figures of a frame like fidelity.parquet; no percentiles of fewer samples than ENOUGH."""
-    values = {str(name): group["value"].to_numpy() for name, group in samples.groupby("quantity", observed=True)}
+def summarise(samples: Mapping[str, Sequence[float]]) -> dict[str, Any]:
+    """The figures of the values of each quantity in fidelity.parquet; no percentiles of fewer than ENOUGH."""
+    values = {name: np.array(each) for name, each in samples.items()}
     figures: dict[str, Any] = {}
     for name in ("busy", "stolen", "pressure"):
         if name in values:

@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 from testbed import machine
 
 if TYPE_CHECKING:
-    import pandas as pd
+    import pyarrow
 
 SCHEMA_VERSION = 1
 RESULTS = Path("results")
@@ -105,10 +105,12 @@ class Run:
         """Note what hosts may use of the machine: {host: {cpu_cores, memory_mib}}; None: no limit."""
         self.metadata["limits"] = {host: dict(each) for host, each in values.items()}
 
-    def samples(self, frame: pd.DataFrame, name: str = "samples") -> None:
-        """Write the tidy `frame` as <name>.parquet and <name>.csv."""
-        frame.to_parquet(self.path(f"{name}.parquet"), index=False)
-        frame.to_csv(self.path(f"{name}.csv"), index=False)
+    def samples(self, table: pyarrow.Table, name: str = "samples") -> None:
+        """Write the tidy `table` as <name>.parquet and <name>.csv."""
+        from pyarrow import csv, parquet
+
+        parquet.write_table(table, self.path(f"{name}.parquet"))
+        csv.write_csv(table, self.path(f"{name}.csv"), csv.WriteOptions(quoting_style="needed"))
 
     def fidelity(self, record: Mapping[str, Any]) -> None:
         """Note what testbed.fidelity has found: `exceeded` are reasons not to believe in a success."""

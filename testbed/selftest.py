@@ -24,7 +24,6 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from scipy.special import bdtrik
 
 from testbed.emulation import tbf
 from testbed.errors import TestbedError
@@ -126,6 +125,8 @@ def binomial_interval(count: int, probability: float, confidence: float) -> tupl
     """Between which numbers of `count` independent events of this probability there are with this confidence."""
     if count == 0 or probability in (0, 1):
         return round(count * probability), round(count * probability)
+    from scipy.special import bdtrik  # slow to import, and most links lose nothing
+
     tails = np.array([(1 - confidence) / 2, (1 + confidence) / 2])
     low, high = np.ceil(bdtrik(tails, count, probability))
     return int(low), int(high)
@@ -212,6 +213,8 @@ def _pace(directions: Sequence[_Direction], most: int, seconds: float) -> dict[_
 
     Fewer, where they would use more than a fifth of the bandwidth.
     """
+    if not directions:
+        return {}
     sent = dict.fromkeys(directions, 0)
     fifth = INTERVAL / 5 / (SMALLEST * 8)
     with realtime():

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow
 import pytest
 
 from testbed import machine
@@ -27,7 +28,7 @@ def test_a_run_writes_all(tmp_path: Path) -> None:
         run.event("migrated", to="s2")
         run.event("earlier", monotonic_ns=5)
         frame = pd.DataFrame({"t": [1, 2], "v": [0.5, 1.5]})
-        run.samples(frame)
+        run.samples(pyarrow.Table.from_pandas(frame))
         run.sysctls({"s1": {"net.ipv4.tcp_sack": "1"}})
         run.finish("succeeded")
     data = load(run, "run.json")
@@ -44,7 +45,7 @@ def test_a_run_writes_all(tmp_path: Path) -> None:
     assert [event["event"] for event in events] == ["migrated", "earlier"]
     assert events[1]["monotonic_ns"] == 5
     pd.testing.assert_frame_equal(pd.read_parquet(run.path("samples.parquet")), frame)
-    assert run.path("samples.csv").read_text().splitlines()[0] == "t,v"
+    assert run.path("samples.csv").read_text().splitlines()[0] == '"t","v"'
     assert (tmp_path / "demo" / "latest").resolve() == run.directory
 
 
