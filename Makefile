@@ -12,10 +12,10 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e test-vm lint format bench fuzz faults soak \
-        soak-chain bench-testbed experiment experiment-handover topology report clean clean-results
+        soak-chain bench-testbed experiment experiment-all experiment-handover topology report clean clean-results
 
 help: ## Show this list
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-20s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 setup: $(READY) ## Install Debian packages and the Python environment (.venv), where missing
 	@echo "All is installed. make help: what there is to do."
@@ -27,7 +27,15 @@ $(READY): setup.cfg pyproject.toml .ci/setup .ci/packages
 doctor: $(READY) ## Say whether this machine can run the testbed, and what mends it if not
 	@$(SUDO) $(BIN)/testbed doctor
 
-experiment: experiment-handover ## Run the main experiment (now: experiment-handover)
+experiment: $(READY) ## Overload, congestion, DoS: M-TCP beside the alternatives, 3 times, with a report: 8 minutes
+	$(SUDO) $(BIN)/python -m experiments run overload congestion dos --small --name experiment $(ARGS)
+
+experiment-all: $(READY) ## All scenarios with all their factors, 5 times: hours
+	$(SUDO) $(BIN)/python -m experiments run all --reps 5 --name all $(ARGS)
+
+experiment-congestion: ## Any scenario (python -m experiments list), so also -overload, ...: ARGS="--set rtt=40"
+experiment-%: $(READY)
+	$(SUDO) $(BIN)/python -m experiments run $* $(ARGS)
 
 experiment-handover: $(READY) ## A download moves between two servers, again and again; verdict from capture and hash
 	$(SUDO) $(BIN)/python -m experiments handover $(ARGS)
@@ -51,8 +59,11 @@ topology-dumbbell: ## Other networks with the prompt, so also topology-dos, -wan
 topology-%: $(READY)
 	@$(SUDO) $(BIN)/python topologies/$*.py $(ARGS)
 
-report: $(READY) ## Make the report of the latest handover experiment again
-	$(BIN)/python -m analysis report results/handover/latest $(ARGS)
+report: $(READY) ## Make the report of the latest experiment again, so also report-handover, ...: of its latest
+	$(BIN)/python -m analysis report results/latest $(ARGS)
+
+report-%: $(READY)
+	$(BIN)/python -m analysis report results/$*/latest $(ARGS)
 
 test: test-unit test-sim test-root test-e2e ## Run all tests (needs root or sudo)
 

@@ -97,13 +97,14 @@ def _perform(ledger: Ledger, console: Console) -> int:
     try:
         with ledger.held() as lock, Show(console) as show:
             runner.execute(ledger, runner.one_by_one(runner.site_of(ledger, lock)), judging.judge_trials, show)
-        console.print("reporting")
-        judging.report_plan(ledger.directory)
     except KeyboardInterrupt:
         where = ledger.directory
         console.print(f"Interrupted. To go on: python -m experiments resume {where}", soft_wrap=True, highlight=False)
         return 130
-    showing.show_plan(ledger, console)
+    try:
+        judging.report_plan(ledger.directory)
+    finally:
+        showing.show_plan(ledger, console)
     return 0 if passed(ledger.entries) else 1
 
 

@@ -51,7 +51,7 @@ def requests(options: argparse.Namespace) -> list[Request]:
     for name, least in (("reps", 1), ("retries", 0)):
         if getattr(options, name) < least:
             raise AskingError(f"--{name} {getattr(options, name)}: not a number from {least} on")
-    if options.name and (Path(options.name).name != options.name or options.name.startswith(".")):
+    if options.name and (Path(options.name).name != options.name or options.name[0] == "." or options.name == "latest"):
         raise AskingError(f"--name {options.name}: not the name of a directory")
     names = _scenarios(options.scenarios)
     settings = _settings(options.set, names)

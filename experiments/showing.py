@@ -7,6 +7,7 @@ from collections import Counter, defaultdict
 from collections.abc import Mapping
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -43,20 +44,27 @@ def show_all(console: Console) -> None:
 
 
 def show_plan(ledger: Ledger, console: Console) -> None:
-    """What became of the trials, each kind of them a row; then the headline figures."""
+    """What became of the trials, each kind of them a row; why attempts did not succeed; then the headline figures."""
     kinds: dict[tuple[str, ...], list[Entry]] = defaultdict(list)
     varied = _varied(ledger)
     for entry in ledger.entries:
         trial = entry.trial
         factors = ", ".join(f"{name} {trial.factors[name]}" for name in varied if name in trial.factors)
         kinds[trial.scenario, factors, trial.mechanism, trial.policy].append(entry)
-    table = Table("scenario", "factors", "mechanism", "policy", "verdicts", "attempts", "why not")
-    for kind in sorted(kinds):
-        entries = kinds[kind]
-        reasons = Counter(e.attempts[-1].reason for e in entries if e.attempts and e.verdict not in ("succeeded",))
-        why = escape("\n".join(reason for reason, _ in reasons.most_common(2) if reason))
-        table.add_row(*kind, _verdicts(entries), str(sum(len(entry.attempts) for entry in entries)), why)
+    named = ("scenario", "factors", "mechanism", "policy")
+    shown = [i for i, name in enumerate(named) if name != "factors" or varied]
+    table = Table(*(named[i] for i in shown), "verdicts", "attempts", box=box.SIMPLE)
+    reasons: Counter[str] = Counter()
+    order = {word: i for i, word in enumerate([*scenarios.all_scenarios(), *mechanisms.all_mechanisms()])}
+    for kind, entries in sorted(kinds.items(), key=lambda item: [(order.get(word, -1), word) for word in item[0]]):
+        attempts = sum(len(entry.attempts) for entry in entries)
+        table.add_row(*(escape(kind[i]) for i in shown), _verdicts(entries), str(attempts))
+        for attempt in (attempt for entry in entries for attempt in entry.attempts):
+            if attempt.reason and attempt.verdict != "succeeded":
+                reasons[f"{kind[0]} {kind[2]}: {attempt.verdict}: {attempt.reason}"] += 1
     console.print(table, highlight=False)
+    for reason, count in sorted(reasons.items()):
+        console.print(f"{count} x {escape(reason)}", soft_wrap=True, highlight=False)
     repeated = sum(max(0, len(entry.attempts) - 1) for entry in ledger.entries)
     console.print(f"{len(ledger.entries)} trials, {repeated} attempts more; the plan is {ledger.state}")
     try:
@@ -68,7 +76,7 @@ def show_plan(ledger: Ledger, console: Console) -> None:
 
 def _verdicts(entries: list[Entry]) -> str:
     counts = Counter(entry.verdict for entry in entries)
-    return "\n".join(f"[{COLOURS.get(verdict, 'bold')}]{n} {verdict}[/]" for verdict, n in sorted(counts.items()))
+    return ", ".join(f"[{COLOURS.get(verdict, 'bold')}]{n} {verdict}[/]" for verdict, n in sorted(counts.items()))
 
 
 def _varied(ledger: Ledger) -> list[str]:
@@ -82,7 +90,7 @@ def _varied(ledger: Ledger) -> list[str]:
 
 def _show_figures(figures: Mapping[str, Any], console: Console) -> None:
     """Those of summary.json, whatever they are: nested names in one column."""
-    table = Table("figure", "value")
+    table = Table("figure", "value", box=box.SIMPLE)
     for name, value in _flat(figures):
         table.add_row(name, value)
     console.print(table, highlight=False)

@@ -48,6 +48,7 @@ def test_what_is_asked_for() -> None:
         (["congestion", "--reps", "0"], "--reps 0"),
         (["congestion", "--retries", "-1"], "--retries -1"),
         (["congestion", "--name", "../x"], "--name ../x"),
+        (["congestion", "--name", "latest"], "--name latest"),
         (["congestion", "--limits", "/nonexistent"], "/nonexistent"),
     ],
 )
