@@ -24,15 +24,15 @@ import pandas as pd
 from analysis import capture, migrations, observations, verdict
 from analysis.capture import FIN, MIGRATE
 from analysis.metrics import floor, moves, playout, rates, requests, silence, wire
+from analysis.metrics.wire import MTCP
 from analysis.observations import Observation
-from analysis.run import CLIENT
+from analysis.run import CLIENT, RunError
 from analysis.trials import Trial
 
 Word = Literal["succeeded", "failed", "unsupported", "invalid"]
 
-MTCP = "mtcp"
 LAST_WORDS_NS = 500_000_000
-"""A move that is decided so shortly before the client's end need not have brought anything."""
+"""A server that had the connection no longer than this, until the client left it or ended, may have been silent."""
 CLOCK_SLACK_NS = 1_000_000
 """How far the clocks of captures and programs are taken to be apart at most."""
 HEADLINES = (
@@ -52,11 +52,15 @@ class Judgement:
 
 
 def judge(run_dir: Path | str) -> Judgement:
-    """Judge the run and write its samples.parquet, samples.csv and summary.json; RunError if it is no run of a trial.
+    """Judge the run and write its samples.parquet, samples.csv and summary.json; RunError if it is no run.
 
     run.json stays as it is: the runner notes there what the verdict is.
     """
-    found = examine(Trial.load(run_dir))
+    trial = Trial.load(run_dir)
+    try:
+        found = examine(trial)
+    except RunError as error:
+        found = Judgement("invalid", f"the trial left what makes no sense: {error}", observations.frame([]))
     directory = Path(run_dir)
     observations.write(directory, found.observed)
     once = found.observed[found.observed["time"].isna()].drop_duplicates("metric").set_index("metric")["value"]
@@ -97,28 +101,29 @@ def observe(trial: Trial, seen: wire.Wire | None) -> Iterator[Observation]:
     client, moments = trial.client, trial.moments
     for name, value in trial.measured.items():
         yield Observation(f"measured.{name}", value, "")
-    yield Observation("connections", float(len(client.ports)), "")
-    yield Observation("bytes", float(client.report.get("bytes", 0)), "B")
+    if client is not None:
+        yield Observation("connections", float(len(client.ports)), "")
+        yield Observation("bytes", float(client.report.get("bytes", 0)), "B")
     if seen is not None:
         yield from wire.observe(seen, moments, trial)
     stall: float | None = None
-    if moments is not None and not (client.deliveries.empty and "every_byte_right" in client.report):
+    if client is not None and moments is not None and "every_byte_right" not in client.report:
         yield from rates.observe(client.deliveries, moments, paced=not client.playout.empty)
         yield from silence.observe(client, moments)
         if not client.requests.empty and client.playout.empty:
             yield from requests.observe(client.requests, moments)
         if not client.playout.empty:
             yield from playout.observe(client.playout, client.requests, moments)
-        decisions = moves.decided(trial, seen.reported if seen is not None and trial.run.mechanism == MTCP else None)
-        for observation in moves.observe(decisions, client, moments):
+        moved = seen.reported if seen is not None and trial.run.mechanism == MTCP else None
+        decisions = moves.decided(trial, client, moved)
+        for observation in moves.observe(decisions, client, moments, moved is not None):
             stall = observation.value if observation.metric == "stall_ms" else stall
             yield observation
     elif seen is not None and len(seen.reported):
         # No record of deliveries: what the wire shows is what there is.
         stall = float(seen.reported["stall_ms"].median())
         yield Observation("stall_ms", stall, "ms")
-        yield Observation("moves", float(seen.reported["new_ns"].notna().sum()), "")
-    yield from floor.observe(floor.of_trial(trial.run.factors, trial.measured), stall)
+    yield from floor.observe(floor.of_trial(trial.run.factors, trial.links), stall)
 
 
 def _fault(trial: Trial, seen: wire.Wire | None, captures: Mapping[str, pd.DataFrame]) -> str:
@@ -136,7 +141,7 @@ def _fault(trial: Trial, seen: wire.Wire | None, captures: Mapping[str, pd.DataF
         until = _own_end(trial, ends, captures[CLIENT])
         if resets := migrations.resets(captures, ends, until):
             return f"{resets} RST on the connection before the client's end"
-        if fault := _unseen(trace, ends, seen.reported, until):
+        if fault := _unseen(trace, ends, seen.reported, until - LAST_WORDS_NS):
             return fault
     return ""
 
@@ -152,19 +157,28 @@ def _own_end(trial: Trial, ends: migrations.Ends, packets: pd.DataFrame) -> int:
 
 
 def _unseen(trace: migrations.Trace, ends: migrations.Ends, reported: pd.DataFrame, until: int) -> str:
-    """What the agents report of the connection's moves, and the wire does not show."""
+    """What the agents report of the connection's moves, and the wire does not show; of those decided until then.
+
+    Each has an ACCEPT; and payload from its server, unless the next was decided before that can have come.
+    """
     mine = reported[reported["client"] == f"{ends.client}:{ends.client_port}"]
-    mine = mine[mine["committed"] & (mine["decided_ns"] < until - LAST_WORDS_NS)]
-    sent = trace.payload_by_server()
-    silent = [name for name in ends.servers if name in {*mine["from"], *mine["to"]} and not sent.get(name)]
-    return f"a move is reported, but no payload from {silent[0]} reached the client" if silent else ""
+    mine = mine[mine["committed"]]
+    following = [*mine["decided_ns"][1:], until][: len(mine)]
+    for move, left in zip(mine.to_dict("records"), following, strict=True):
+        start, to = move["decided_ns"] - migrations.CLOCK_SLACK_NS, move["to"]
+        accepted = next((time for server, time in trace.accepts if server == to and time > start), None)
+        if accepted is None and start < until:
+            return f"a move to {to} is reported, but no ACCEPT of it reached the client"
+        if accepted is not None and accepted + LAST_WORDS_NS < left and pd.isna(move["new_ns"]):
+            return f"a move is reported, but no payload from {to} reached the client"
+    return ""
 
 
 def _hole(trial: Trial, seen: wire.Wire | None) -> str:
     """Whether the client's capture lacks bytes that the application read, or ""."""
-    if seen is None:
+    if seen is None or not seen.traces:
         return ""
-    read = int(trial.client.report.get("bytes", 0))
+    read = sum(int(client.report.get("bytes", 0)) for client in trial.clients.values())
     if seen.delivered >= read:
         return ""
     return f"the client's capture lacks bytes: {seen.delivered} in order, the application read {read}"

@@ -6,7 +6,9 @@ server, its ACCEPT, and payload from it.
 
 The capture sees packets before the client's mapping does, also those that the mapping refuses. What a server
 sends after the MIGRATE SYN that leaves it, at or beyond the point of the stream where its successor begins,
-therefore counts as refused: it is neither new nor progress, but waste, and the successor sends it again.
+therefore counts as refused: it is neither new nor progress, but waste, and the successor sends it again. The mapping
+is deaf from the decision on, which may be well before its MIGRATE SYN is on the wire; what it refused in between, the
+client's first acknowledgement to the new server shows.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ LAST_PHASE = "S2→C: first new byte"
 """What the agents cannot time: the application's way from its connection to the client's wire."""
 
 _FOREVER = np.iinfo(np.int64).max
-_TENURE_COLUMNS = ["from", "to", "syn_ns", "end_ns", "accept_ns", "payload_ns", "handover"]
+_TENURE_COLUMNS = ["from", "to", "syn_ns", "end_ns", "accept_ns", "payload_ns", "handover", "acknowledged"]
 
 
 @dataclass(frozen=True)
@@ -42,11 +44,13 @@ class Trace:
     moves: a row per move: `from`, `to`, `syn_ns` (first MIGRATE SYN), `accept_ns`, `payload_ns` (the new
         server's first payload), `handover` (its offset), `new_ns` (its first new in-order payload),
         `migration_ms` (syn to payload), `stall_ms` (longest time without new in-order payload meanwhile).
+    accepts: (server, time of its ACCEPT) of every attempt that it accepted.
     attempts: MIGRATE SYNs without their repetitions, whether a move came of them or not.
     """
 
     deliveries: pd.DataFrame
     moves: pd.DataFrame
+    accepts: list[tuple[str, int]]
     attempts: int
     handshakes: int
     other_connections: int
@@ -113,11 +117,14 @@ def trace(packets: pd.DataFrame, ends: Ends) -> Trace:
 
     sent, received = packets[outgoing & ours], packets[incoming & ours]
     received = received.assign(server=received["src"].map(names))
-    data = _data(received)
-    attempts = _attempts(sent.assign(server=sent["dst"].map(names)))
-    tenures = _tenures(attempts, received, data)
+    sent = sent.assign(server=sent["dst"].map(names))
+    first = _first_seq(received)
+    data = _data(received, first)
+    attempts = _attempts(sent)
+    tenures = _tenures(attempts, received, data, _acknowledgements(sent, first))
     deliveries = _deliver(data, tenures)
-    return Trace(deliveries, _moves(tenures, deliveries), len(attempts), int(handshakes), others)
+    accepts = list(zip(tenures["to"], tenures["accept_ns"].tolist(), strict=True))
+    return Trace(deliveries, _moves(tenures, deliveries), accepts, len(attempts), int(handshakes), others)
 
 
 def progress(offset: Ints, length: Ints) -> tuple[Ints, Ints]:
@@ -186,9 +193,9 @@ def reported(trace: Trace, reports: pd.DataFrame) -> pd.DataFrame:
     `migration_ms`, `stall_ms` and `new_ns`; all NaN or NA if the capture shows no such move. `phases` gets a last one,
     LAST_PHASE: what is left up to that byte.
     """
-    figures = ["first_byte_ms", "migration_ms", "stall_ms"]
     if reports.empty or trace.moves.empty:
-        return reports.assign(**dict.fromkeys(figures, np.nan), new_ns=pd.array([pd.NA] * len(reports), "Int64"))
+        return unseen(reports)
+    figures = ["first_byte_ms", "migration_ms", "stall_ms"]
     decisions = reports[["to", "decided_ns"]].assign(report=reports.index)
     decisions["syn_ns"] = decisions["decided_ns"] - CLOCK_SLACK_NS
     made = pd.merge_asof(trace.moves, decisions, on="syn_ns", by="to").dropna(subset="report")
@@ -199,6 +206,12 @@ def reported(trace: Trace, reports: pd.DataFrame) -> pd.DataFrame:
     return joined
 
 
+def unseen(reports: pd.DataFrame) -> pd.DataFrame:
+    """As `reported`, of migrations that the wire shows nothing of."""
+    figures = dict.fromkeys(["first_byte_ms", "migration_ms", "stall_ms"], np.nan)
+    return reports.assign(**figures, new_ns=pd.array([pd.NA] * len(reports), "Int64"))
+
+
 def _with_last_phase(move: pd.Series[Any]) -> dict[str, float]:
     phases: dict[str, float] = move["phases"]
     if not phases or np.isnan(move["first_byte_ms"]):
@@ -206,12 +219,20 @@ def _with_last_phase(move: pd.Series[Any]) -> dict[str, float]:
     return {**phases, LAST_PHASE: move["first_byte_ms"] - sum(phases.values())}
 
 
-def _data(received: pd.DataFrame) -> pd.DataFrame:
+def _first_seq(received: pd.DataFrame) -> int:
+    """The sequence number of the stream's first byte: as the SYN-ACK says, else the first that there is."""
+    stream = received[received["control"] < MIGRATE]
+    greeting = stream.loc[stream["flags"] & (SYN | ACK) == SYN | ACK, "seq"]
+    if len(greeting):
+        return int(greeting.iloc[0]) + 1
+    data = stream.loc[(stream["payload"] > 0) & (stream["flags"] & (SYN | RST) == 0), "seq"]
+    return int(data.iloc[0]) if len(data) else 0
+
+
+def _data(received: pd.DataFrame, first: int) -> pd.DataFrame:
     """The packets with stream payload: `time_ns`, `server`, `offset`, `payload`."""
     stream = received[received["control"] < MIGRATE]
     data = stream[(stream["payload"] > 0) & (stream["flags"] & (SYN | RST) == 0)]
-    greeting = stream.loc[stream["flags"] & (SYN | ACK) == SYN | ACK, "seq"]
-    first = int(greeting.iloc[0]) + 1 if len(greeting) else int(data["seq"].iloc[0]) if len(data) else 0
     data = data.assign(offset=capture.unwrap(data["seq"].to_numpy(np.int64), first))
     return data[["time_ns", "server", "offset", "payload"]].reset_index(drop=True)
 
@@ -228,10 +249,20 @@ def _attempts(sent: pd.DataFrame) -> list[tuple[str, int]]:
     return attempts
 
 
-def _tenures(attempts: list[tuple[str, int]], received: pd.DataFrame, data: pd.DataFrame) -> pd.DataFrame:
+def _acknowledgements(sent: pd.DataFrame, first: int) -> pd.DataFrame:
+    """The client's ordinary acknowledgements: `time_ns`, `server`, `offset` up to which it has the stream."""
+    acks = sent[(sent["control"] < MIGRATE) & (sent["flags"] & (SYN | RST | ACK) == ACK)]
+    acks = acks.assign(offset=capture.unwrap(acks["ack"].to_numpy(np.int64), first))
+    return acks[["time_ns", "server", "offset"]]
+
+
+def _tenures(
+    attempts: list[tuple[str, int]], received: pd.DataFrame, data: pd.DataFrame, acks: pd.DataFrame
+) -> pd.DataFrame:
     """The attempts that the new server accepted, one row each: columns _TENURE_COLUMNS.
 
     One that left again without having sent any payload has -1 as `payload_ns`, and its successor's `handover`.
+    `acknowledged`: up to where the client had the stream, when it first told the new server.
     """
     accepts = received[received["control"] == ACCEPT]
     accept_times = {name: group["time_ns"].to_numpy(np.int64) for name, group in accepts.groupby("server")}
@@ -244,15 +275,27 @@ def _tenures(attempts: list[tuple[str, int]], received: pd.DataFrame, data: pd.D
     by_server = dict(iter(data.groupby("server")))
     times = {name: group["time_ns"].to_numpy(np.int64) for name, group in by_server.items()}
     server = str(received["server"].iloc[0]) if len(received) else ""
+    told = dict(iter(acks.groupby("server")))
     rows = []
     for (to, syn, accept), end in zip(accepted, [syn for _, syn, _ in accepted[1:]] + [_FOREVER], strict=False):
         payload = _first(times.get(to), syn, end)
         at = by_server[to]["offset"].iloc[np.searchsorted(times[to], payload)] if payload is not None else None
-        rows.append((server, to, syn, end, accept, -1 if payload is None else payload, at))
+        got = _acknowledged(told.get(to), accept, end, at)
+        rows.append((server, to, syn, end, accept, -1 if payload is None else payload, at, got))
         server = to
     tenures = pd.DataFrame(rows, columns=_TENURE_COLUMNS).astype({"from": "str", "to": "str", "handover": "float64"})
     tenures["handover"] = tenures["handover"].bfill().fillna(float(2**62))  # exact: far below 2**53, or no limit
     return tenures.astype(dict.fromkeys(_TENURE_COLUMNS[2:], "int64"))
+
+
+def _acknowledged(acks: pd.DataFrame | None, start: int, end: int, handover: int | None) -> int:
+    """The first acknowledgement in [start, end); _FOREVER if there is none, or it cannot be true."""
+    if acks is None or handover is None:
+        return _FOREVER
+    place = int(np.searchsorted(acks["time_ns"].to_numpy(np.int64), start))
+    if place == len(acks) or acks["time_ns"].iloc[place] >= end or acks["offset"].iloc[place] < handover:
+        return _FOREVER
+    return int(acks["offset"].iloc[place])
 
 
 def _deliver(data: pd.DataFrame, tenures: pd.DataFrame) -> pd.DataFrame:
@@ -266,6 +309,11 @@ def _deliver(data: pd.DataFrame, tenures: pd.DataFrame) -> pd.DataFrame:
         turn = np.searchsorted(turns["syn_ns"].to_numpy(np.int64), times[mine], side="right") - 1
         mine, turn = mine[turn >= 0], turn[turn >= 0]
         end[mine] = np.minimum(end[mine], limits[turn])
+    begun = 0
+    for old, syn, limit in zip(tenures["from"], tenures["syn_ns"], tenures["acknowledged"], strict=True):
+        mine = np.flatnonzero((data["server"] == old).to_numpy() & (times >= begun) & (times < syn))
+        end[mine] = np.minimum(end[mine], limit)
+        begun = syn
     offset = data["offset"].to_numpy(np.int64)
     fresh, edge = progress(offset, end - offset)
     return data.assign(fresh=fresh, edge=edge)
@@ -286,7 +334,8 @@ def _moves(tenures: pd.DataFrame, deliveries: pd.DataFrame) -> pd.DataFrame:
             rows.append(tenure | {"new_ns": new, "migration_ms": migration, "stall_ms": float(stall)})
     moves = pd.DataFrame(rows, columns=[*_TENURE_COLUMNS, "new_ns", "migration_ms", "stall_ms"])
     types = {"from": "str", "to": "str", "migration_ms": "float64", "stall_ms": "float64"}
-    return moves.astype(types | dict.fromkeys([*_TENURE_COLUMNS[2:], "new_ns"], "int64")).drop(columns="end_ns")
+    moves = moves.astype(types | dict.fromkeys([*_TENURE_COLUMNS[2:], "new_ns"], "int64"))
+    return moves.drop(columns=["end_ns", "acknowledged"])
 
 
 def _first(times: Ints | None, start: int, end: int) -> int | None:

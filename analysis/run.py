@@ -69,7 +69,7 @@ class Run:
     @property
     def facts(self) -> dict[str, Any]:
         """What the runner noted outside the captures: addresses, ports, hashes, exit status, drops."""
-        facts: dict[str, Any] = self.record["facts"]
+        facts: dict[str, Any] = self.record.get("facts", {})
         return facts
 
     @property

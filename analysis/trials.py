@@ -100,7 +100,7 @@ class Trial:
     @property
     def unfinished(self) -> str:
         """Why the harness did not get to its end, or "": then nothing else of the trial is to be believed."""
-        if "capture_drops" in self.run.facts and self.run.facts.get("clients"):
+        if "capture_drops" in self.run.facts:
             return ""
         return str(self.run.record.get("reason") or "the trial did not end")
 
@@ -120,9 +120,9 @@ class Trial:
         return {name: _client(self.run.path / name, name, report) for name, report in reports.items()}
 
     @property
-    def client(self) -> Client:
-        """The one that the trial is about."""
-        return self.clients.get(MAIN) or next(iter(self.clients.values()))
+    def client(self) -> Client | None:
+        """The one that the trial is about; None of a trial that has none, but only measures."""
+        return self.clients.get(MAIN) or next(iter(self.clients.values()), None)
 
     def monotonic(self, wall_ns: Any) -> Any:
         """Times of captures as times of clients, numbers or arrays."""
@@ -137,6 +137,11 @@ class Trial:
         """What the scenario itself measured: the numbers in facts.measured, by name."""
         found = self.run.facts.get("measured", {})
         return {name: float(value) for name, value in _numbers(found, "")}
+
+    @property
+    def links(self) -> dict[str, float]:
+        """What limits a move (analysis.metrics.floor): facts.floor, where they are not simply factors."""
+        return {name: float(value) for name, value in _numbers(self.run.facts.get("floor", {}), "")}
 
 
 def _numbers(value: Any, prefix: str) -> list[tuple[str, float]]:

@@ -4,7 +4,7 @@
 
 The first byte of the new server is a round trip to it away; in between it needs one to the old server, and the state
 itself. The links are what was asked for (testbed.selftest has checked them): factors of the trial, or what its scenario
-has measured and noted in facts.measured.
+notes in facts.floor where they are not.
 
 floor_ms         as above
 floor_ratio      stall_ms over it
@@ -17,8 +17,8 @@ from typing import Any
 
 from analysis.observations import Observation
 
-_RTT_CLIENT = ("rtt_client_ms", "rtt")
-_RTT_SERVERS = ("rtt_servers_ms", "control_rtt", "server_rtt")
+_RTT_CLIENT = ("rtt_client_s2_ms", "rtt")
+_RTT_SERVERS = ("rtt_s1_s2_ms", "control_rtt")
 _CONTROL_MBIT = ("control_mbit", "control_bw")
 _SHIPPED = ("shipped_bytes", "state")
 """Where each term is found: the first that is there."""
@@ -29,9 +29,9 @@ def floor_ms(rtt_client_ms: float, rtt_servers_ms: float, shipped_bytes: float, 
     return rtt_client_ms + rtt_servers_ms + (shipped_bytes * 8e-3 / control_mbit if control_mbit else 0.0)
 
 
-def of_trial(factors: Mapping[str, Any], measured: Mapping[str, float]) -> float | None:
+def of_trial(factors: Mapping[str, Any], links: Mapping[str, float]) -> float | None:
     """The floor of a trial's moves; None when the round-trip time to the client is not known."""
-    known = {**factors, **measured}
+    known = {**factors, **links}
 
     def term(names: tuple[str, ...]) -> float | None:
         return next((float(known[name]) for name in names if name in known), None)

@@ -5,7 +5,7 @@ the new server's first new byte came; for others the client program itself says 
 delivery came from. The silence at a move is that of the application for all.
 
 decisions        attempts to go to another server
-moves            those that new bytes came of
+moves            those that new bytes came of (of M-TCP: see analysis.metrics.wire)
 false_moves      decided before the fault
 detect_ms        the fault to the first decision from then on
 move_stall_ms    a move, at the time of its decision: the longest silence from decision to the new server's first byte
@@ -28,13 +28,12 @@ from analysis.trials import Client, Moments, Trial
 NEVER = np.iinfo(np.int64).max
 
 
-def decided(trial: Trial, wire: pd.DataFrame | None) -> pd.DataFrame:
+def decided(trial: Trial, client: Client, wire: pd.DataFrame | None) -> pd.DataFrame:
     """Every decision of the client's, in order: `decided_ns` (CLOCK_MONOTONIC), `from`, `to`, `new_ns` (when the first
     byte of the new server could be read; NEVER).
 
     `wire`: the moves as analysis.migrations.reported has them, for M-TCP; else None.
     """
-    client = trial.client
     if wire is not None:
         times, new = trial.monotonic(wire["decided_ns"]), wire["new_ns"]
         new_ns = np.where(new.notna(), trial.monotonic(new.fillna(0).astype("int64")), NEVER)
@@ -48,11 +47,13 @@ def decided(trial: Trial, wire: pd.DataFrame | None) -> pd.DataFrame:
     return found[["from", "to", "decided_ns"]].assign(new_ns=np.array(arrived, np.int64))
 
 
-def observe(decisions: pd.DataFrame, client: Client, moments: Moments) -> Iterator[Observation]:
+def observe(decisions: pd.DataFrame, client: Client, moments: Moments, on_wire: bool = False) -> Iterator[Observation]:
+    """`on_wire`: analysis.metrics.wire counts the moves."""
     made = decisions[decisions["new_ns"] != NEVER]
     late = decisions.loc[decisions["decided_ns"] >= moments.fault, "decided_ns"]
     yield Observation("decisions", float(len(decisions)), "")
-    yield Observation("moves", float(len(made)), "")
+    if not on_wire:
+        yield Observation("moves", float(len(made)), "")
     yield Observation("false_moves", float((decisions["decided_ns"] < moments.fault).sum()), "")
     yield Observation("detect_ms", float(late.min() - moments.fault) / 1e6 if len(late) else np.nan, "ms")
     silences, read = silence.silences(client, moments), client.deliveries["monotonic_ns"].to_numpy(np.int64)

@@ -11,6 +11,7 @@ phase.NAME_ms         a move: its phases as the agents timed them, and the rest 
 duplicate_bytes       payload that reached the client and was not new, or that it refused in a move
 retransmitted_bytes   payload that servers sent again, by their own captures
 wire_bytes            payload from servers that reached the client, all connections
+moves                 those that the wire shows: a MIGRATE SYN, and its ACCEPT (M-TCP)
 """
 
 from __future__ import annotations
@@ -24,13 +25,14 @@ import pandas as pd
 
 from analysis import capture, migrations
 from analysis.capture import ACK, MIGRATE, RST, SYN
-from analysis.connections import longest
+from analysis.connections import longest, of_client
 from analysis.metrics import rates
 from analysis.observations import Observation
 from analysis.run import CLIENT
 from analysis.trials import Moments, Trial
 
-TRACED = ("mtcp", "tcp", "reconnect")
+MTCP = "mtcp"
+TRACED = (MTCP, "tcp", "reconnect")
 
 
 @dataclass(frozen=True)
@@ -50,30 +52,48 @@ class Wire:
 
 
 def look(trial: Trial, captures: Mapping[str, pd.DataFrame]) -> Wire | None:
-    """What the captures show; None if the mechanism is not TRACED, or the client's capture is not there."""
+    """What the captures show; None if the mechanism is not TRACED, or they are not there, or of few packets only.
+
+    The connections are those that the clients name, else all of the client's host.
+    """
     run = trial.run
-    if run.mechanism not in TRACED or CLIENT not in captures:
+    if run.mechanism not in TRACED or CLIENT not in captures or "tcpflags" in str(run.facts.get("captured", "")):
         return None
-    packets = captures[CLIENT]
-    ends = [
-        migrations.Ends(run.client_ip, port, run.servers, service)
-        for port in trial.client.ports
-        for service in _services(packets, run.client_ip, port)
-    ]
-    traces = [migrations.trace(packets, each) for each in ends]
-    reports = run.migrations
-    moved = [
-        migrations.reported(trace, reports[reports["client"] == f"{each.client}:{each.client_port}"])
-        for each, trace in zip(ends, traces, strict=True)
-    ]
-    reported = pd.concat(moved, ignore_index=True) if moved else reports
-    return Wire(ends, traces, reported, sum(retransmitted(captures, each) for each in ends))
+    ports = {port for client in trial.clients.values() for port in client.ports}
+    sent_by = {name: _by_port(captures[name]) for name in run.servers if name in captures}
+    ends, traces, again = [], [], 0
+    for pair, packets in of_client(captures[CLIENT], run.client_ip).groupby(["port", "service"]):
+        port, service = map(int, map(str, pair))
+        if _opened(packets) and (not ports or port in ports):
+            ends.append(migrations.Ends(run.client_ip, port, run.servers, service))
+            traces.append(migrations.trace(packets, ends[-1]))
+            sent = {name: by_port[port] for name, by_port in sent_by.items() if port in by_port}
+            again += retransmitted(sent, ends[-1])
+    return Wire(ends, traces, _reported(ends, traces, run.migrations), again)
+
+
+def _by_port(packets: pd.DataFrame) -> dict[int, pd.DataFrame]:
+    return {int(str(port)): group for port, group in packets.groupby("dport")}
+
+
+def _reported(
+    ends: Sequence[migrations.Ends], traces: Sequence[migrations.Trace], reports: pd.DataFrame
+) -> pd.DataFrame:
+    of_client = dict(iter(reports.groupby("client")))
+    found = [migrations.unseen(reports.iloc[:0])]
+    for each, trace in zip(ends, traces, strict=True):
+        mine = of_client.get(f"{each.client}:{each.client_port}")
+        if mine is not None:
+            found.append(migrations.reported(trace, mine))
+    return pd.concat(found, ignore_index=True)
 
 
 def observe(wire: Wire, moments: Moments | None, trial: Trial) -> Iterator[Observation]:
     yield Observation("duplicate_bytes", float(sum(trace.duplicate_bytes for trace in wire.traces)), "B")
     yield Observation("retransmitted_bytes", float(wire.retransmitted), "B")
     yield Observation("wire_bytes", float(sum(trace.deliveries["payload"].sum() for trace in wire.traces)), "B")
+    if trial.run.mechanism == MTCP:
+        yield Observation("moves", float(sum(len(trace.accepts) for trace in wire.traces)), "")
     if moments is not None:
         yield from _over_time(wire.traces, moments, trial)
     yield from _moves(wire.reported, moments, trial)
@@ -114,11 +134,10 @@ def retransmitted(captures: Mapping[str, pd.DataFrame], ends: migrations.Ends) -
     return total
 
 
-def _services(packets: pd.DataFrame, client: str, port: int) -> list[int]:
-    """The ports that the client opened connections to from its `port`."""
-    opening = (packets["src"] == capture.address(client)) & (packets["sport"] == port)
-    opening &= (packets["flags"] & (SYN | ACK) == SYN) & (packets["control"] != MIGRATE)
-    return [int(each) for each in packets.loc[opening, "dport"].unique()]
+def _opened(packets: pd.DataFrame) -> bool:
+    """Whether the client opened a connection in these (connections.of_client)."""
+    opening = packets["out"] & (packets["flags"] & (SYN | ACK) == SYN) & (packets["control"] != MIGRATE)
+    return bool(opening.any())
 
 
 def _over_time(traces: Sequence[migrations.Trace], moments: Moments, trial: Trial) -> Iterator[Observation]:
@@ -127,7 +146,7 @@ def _over_time(traces: Sequence[migrations.Trace], moments: Moments, trial: Tria
     before = rates.undisturbed(steps, moments)
     after = rates.mean_mbps(steps, moments.fault, moments.end)
     yield Observation("wire_kept", after / before if before > 0 else np.nan, "")
-    if trial.client.requests.empty:  # else the client may have asked for nothing
+    if len(traces) and trial.client is not None and trial.client.requests.empty:  # else it may have asked for nothing
         times = np.append(steps["monotonic_ns"].to_numpy(np.int64), moments.end)
         times = times[times <= moments.end]
         first = int(np.searchsorted(times, moments.fault))

@@ -223,8 +223,14 @@ def test_a_move_that_is_only_reported_fails(tmp_path: Path) -> None:
     download(made, [(10.0 * i, 1000, "s1") for i in range(1, 30)])
     made.moved(150, "s1", "s2")
     found = verdict(made.write_trial(tmp_path / "early"))
+    assert found == ("failed", "a move to s2 is reported, but no ACCEPT of it reached the client")
+    made.move(151, 190, "s2")
+    found = verdict(made.write_trial(tmp_path / "silent"))
     assert found == ("failed", "a move is reported, but no payload from s2 reached the client")
-    made.events.clear()
+    made.moved(600, "s2", "s1")
+    made.move(601, 602, "s1")
+    made.data(610, "s1", 29_000, 1000)
+    assert verdict(made.write_trial(tmp_path / "left-soon"))[0] == "succeeded"
     made.moved(4800, "s1", "s2")
     assert verdict(made.write_trial(tmp_path / "late"))[0] == "succeeded"
 
@@ -259,7 +265,7 @@ def test_a_client_that_checks_every_byte_itself(tmp_path: Path) -> None:
     path = made.write_trial(tmp_path, every_byte_right=True, sha256="", bytes=34_000)
     record = json.loads((path / "run.json").read_text())
     del record["facts"]["moments_ns"]
-    record["facts"]["measured"] = {"rtt_servers_ms": 5, "nested": {"x": 1.5}, "text": "-"}
+    record["facts"] |= {"measured": {"nested": {"x": 1.5}, "text": "-"}, "floor": {"rtt_s1_s2_ms": 5}}
     (path / "run.json").write_text(json.dumps(record))
     found = judgement.judge(path)
     assert found.verdict == "succeeded", found.reason
