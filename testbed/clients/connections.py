@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import importlib
 from collections.abc import AsyncGenerator, Mapping
+from pathlib import Path
 from typing import Any
 
 from mtcp.address import Endpoint
@@ -28,6 +29,8 @@ class Connection(abc.ABC):
     """Bytes of the server's stream that the program has read, its framing included."""
     sent: int = 0
     """Bytes of requests, likewise."""
+    ca: Path | None = None
+    """Whose certificates it believes, a PEM file, where servers have any; None: the system's."""
 
     @abc.abstractmethod
     async def open(self, server: Endpoint) -> None:
@@ -48,6 +51,22 @@ class Connection(abc.ABC):
     def observed(self) -> Mapping[str, Any]:
         """What else a policy may know of it: srtt to out_of_order of mtcp.policy.View, by name, as far as is known."""
         return {}
+
+
+def checked_length(status: int, headers: Mapping[bytes, bytes], path: str, first: int, end: int | None) -> int:
+    """Bytes of the body to come; Refused unless they are those that `fetch` has asked for."""
+    length = int(headers.get(b"content-length", b"-1"))
+    asked = f"bytes {first}-{first + length - 1}/".encode()
+    whole = status == 200 and not first and end is None
+    part = status == 206 and headers.get(b"content-range", b"").startswith(asked)
+    if not (whole or part) or (end is not None and length != end - first):
+        raise Refused(f"{path}: status {status} instead of bytes {first} to {end or 'its end'}")
+    return length
+
+
+def range_header(first: int, end: int | None) -> str:
+    """Range: what asks for [first, end); "" for all."""
+    return f"bytes={first}-{'' if end is None else end - 1}" if first or end is not None else ""
 
 
 KINDS: dict[str, str] = {

@@ -17,7 +17,7 @@ import h11
 
 from mtcp.address import Endpoint
 from mtcp.linux import tcp_info
-from testbed.clients.connections import Broken, Connection, Refused
+from testbed.clients.connections import Broken, Connection, checked_length, range_header
 from testbed.errors import TestbedError
 
 PIECE = 1 << 18
@@ -69,7 +69,7 @@ class Tcp(Connection):
         self._send_request(path, first, end)
         answer = await self._event()
         assert isinstance(answer, h11.Response)
-        left = _checked_length(answer, path, first, end)
+        left = checked_length(answer.status_code, dict(answer.headers), path, first, end)
         while isinstance(event := await self._event(pause=left > LONG), h11.Data):
             left -= len(event.data)
             yield bytes(event.data)
@@ -80,8 +80,8 @@ class Tcp(Connection):
         if self._sock is None or self._http.our_state is not h11.IDLE:
             raise Broken(f"{self._host} takes no more requests on this connection")
         headers = [("Host", self._host)]
-        if first or end is not None:
-            headers.append(("Range", f"bytes={first}-{'' if end is None else end - 1}"))
+        if span := range_header(first, end):
+            headers.append(("Range", span))
         parts = (
             self._http.send(h11.Request(method="GET", target=path, headers=headers)),
             self._http.send(h11.EndOfMessage()),
@@ -165,15 +165,3 @@ async def _ready(sock: socket.socket, add: Callable[..., None], remove: Callable
         await ready.wait()
     finally:
         remove(sock)
-
-
-def _checked_length(answer: h11.Response, path: str, first: int, end: int | None) -> int:
-    """Bytes of the body to come; Refused unless they are those that were asked for."""
-    headers = dict(answer.headers)
-    length = int(headers.get(b"content-length", b"-1"))
-    asked = f"bytes {first}-{first + length - 1}/".encode()
-    whole = answer.status_code == 200 and not first and end is None
-    part = answer.status_code == 206 and headers.get(b"content-range", b"").startswith(asked)
-    if not (whole or part) or (end is not None and length != end - first):
-        raise Refused(f"{path}: status {answer.status_code} instead of bytes {first} to {end or 'its end'}")
-    return length

@@ -11,16 +11,15 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
-import re
 import socket
 import sys
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from urllib.parse import unquote, urlsplit
 
 import h11
 
 import mtcp
+from testbed.services import answers
 from testbed.services.threads import serve_forever
 
 
@@ -83,45 +82,12 @@ def next_response(connection: mtcp.Connection, directory: Path, unread: str) -> 
 
 def answer(http: h11.Connection, request: h11.Request, directory: Path) -> Response:
     """The response to a request."""
-    name = unquote(urlsplit(request.target.decode("latin-1")).path).lstrip("/")
-    file = (directory / name).resolve()
-    headers = [("Accept-Ranges", "bytes"), ("Server", "mtcp-files")]
-    if request.method not in (b"GET", b"HEAD"):
-        return _finish(http, 405, [*headers, ("Allow", "GET, HEAD"), ("Content-Length", "0")])
-    if not file.is_relative_to(directory.resolve()) or not file.is_file():
-        return _finish(http, 404, [*headers, ("Content-Length", "0")])
-    size = file.stat().st_size
     asked = next((value.decode("latin-1") for key, value in request.headers if key == b"range"), None)
-    first, end = byte_range(asked, size)
-    status = 206 if asked and (first, end) != (0, 0) else 200
-    if asked and first >= size:
-        return _finish(http, 416, [*headers, ("Content-Range", f"bytes */{size}"), ("Content-Length", "0")])
-    if status == 206:
-        headers.append(("Content-Range", f"bytes {first}-{end - 1}/{size}"))
-    else:
-        first, end = 0, size
-    headers += [("Content-Length", str(end - first)), ("Content-Type", "application/octet-stream")]
-    body = name if request.method == b"GET" else ""
-    return _finish(http, status, headers, body, first, end)
-
-
-def byte_range(header: str | None, size: int) -> tuple[int, int]:
-    """[first, end) of a single-range header (RFC 9110 section 14.1.2), or (0, 0) for all; may start past the end."""
-    match = re.fullmatch(r"bytes=(\d*)-(\d*)", header or "")
-    if match is None or not any(match.groups()):
-        return 0, 0
-    first, last = match.groups()
-    if not first:
-        return max(0, size - int(last)), size
-    return int(first), min(size, int(last) + 1) if last else size
-
-
-def _finish(
-    http: h11.Connection, status: int, headers: list[tuple[str, str]], path: str = "", first: int = 0, end: int = 0
-) -> Response:
-    head = http.send(h11.Response(status_code=status, headers=headers)) or b""
+    found = answers.answer(request.method.decode("latin-1"), request.target.decode("latin-1"), asked, directory)
+    head = http.send(h11.Response(status_code=found.status, headers=found.headers)) or b""
     unread = http.trailing_data[0].decode("latin-1")
-    return Response(head.decode("latin-1"), path, first, end, http.our_state is h11.MUST_CLOSE, unread)
+    close = http.our_state is h11.MUST_CLOSE
+    return Response(head.decode("latin-1"), found.path, found.first, found.end, close, unread)
 
 
 def main() -> int:
