@@ -3,25 +3,26 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from rich.console import Console
 
 from experiments import asking, judging, runner, showing, single
+from experiments.attempt import Site
 from experiments.ledger import Ledger, newest, passed
 from experiments.progress import Show
-from testbed import doctor, sandbox
+from testbed import doctor
 from testbed.errors import TestbedError
 
 STATUS = (
     "Exit status: 0 when every trial succeeded or is unsupported, or failed and is not M-TCP's (that plain TCP fails "
     "is a result); 1 when not; 2 for bad usage; 130 when interrupted."
 )
-NEEDED = ("mnexec", "ip", "tc", "ifconfig", "tcpdump", "ethtool")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -55,6 +56,8 @@ def _parser() -> argparse.ArgumentParser:
         command = commands.add_parser(name, help=what, epilog=STATUS if act is _resume else None)
         command.add_argument("directory", type=Path, nargs="?", metavar="DIR", help="of the plan (the newest)")
         command.set_defaults(run=act)
+        if act is _resume:
+            asking.add_workers(command)
     single.add_commands(commands)
     return parser
 
@@ -69,15 +72,19 @@ def _run(options: argparse.Namespace, console: Console) -> int:
         asked = asking.requests(options)
     except TestbedError as error:
         raise asking.AskingError(str(error)) from None
-    _check_machine()
+    if options.scheduler is None:
+        doctor.require_all()
     name = asking.experiment(options, asked)
-    return _perform(Ledger.create(name, asked, options.reps, options.seed, options.retries, options.limits), console)
+    ledger = Ledger.create(name, asked, options.reps, options.seed, options.retries, options.limits)
+    return _perform(ledger, options, console)
 
 
 def _resume(options: argparse.Namespace, console: Console) -> int:
+    asking.check_workers(options)
     ledger = Ledger.load(options.directory or newest())
-    _check_machine()
-    return _perform(ledger, console)
+    if options.scheduler is None:
+        doctor.require_all()
+    return _perform(ledger, options, console)
 
 
 def _show(options: argparse.Namespace, console: Console) -> int:
@@ -85,18 +92,12 @@ def _show(options: argparse.Namespace, console: Console) -> int:
     return 0
 
 
-def _check_machine() -> None:
-    """Say once what every trial would."""
-    sandbox.require_root()
-    doctor.require(*NEEDED)
-
-
-def _perform(ledger: Ledger, console: Console) -> int:
+def _perform(ledger: Ledger, options: argparse.Namespace, console: Console) -> int:
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, _interrupt)
     try:
-        with ledger.held() as lock, Show(console) as show:
-            runner.execute(ledger, runner.one_by_one(runner.site_of(ledger, lock)), judging.judge_trials, show)
+        with ledger.held() as lock, _performing(ledger, lock, options) as perform, Show(console) as show:
+            runner.execute(ledger, perform, judging.judge_trials, show)
     except KeyboardInterrupt:
         where = ledger.directory
         console.print(f"Interrupted. To go on: python -m experiments resume {where}", soft_wrap=True, highlight=False)
@@ -106,6 +107,18 @@ def _perform(ledger: Ledger, console: Console) -> int:
     finally:
         showing.show_plan(ledger, console)
     return 0 if passed(ledger.entries) else 1
+
+
+@contextlib.contextmanager
+def _performing(ledger: Ledger, lock: int, options: argparse.Namespace) -> Iterator[runner.Perform]:
+    """What performs trials: here one by one, or by dask, which nothing is imported of otherwise."""
+    if options.scheduler is None and options.workers is None:
+        yield runner.one_by_one(Site(ledger.directory, ledger.limits, inherited=(lock,)))
+    else:
+        from experiments import sweep
+
+        with sweep.over(options.scheduler, options.workers or 0, ledger.directory) as perform:
+            yield perform
 
 
 def _interrupt(_number: int, _frame: object) -> NoReturn:

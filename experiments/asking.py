@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -41,11 +42,29 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--name", default="", metavar="EXPERIMENT", help="results are in results/EXPERIMENT")
     parser.add_argument("--retries", type=int, default=2, metavar="N", help="of a trial whose run is invalid (2)")
     limits = "of what the machine may do to a run, TOML (testbed/fidelity.py)"
+    add_workers(parser)
     parser.add_argument("--limits", type=Path, default=argparse.SUPPRESS, metavar="FILE", help=limits)
+
+
+def add_workers(parser: argparse.ArgumentParser) -> None:
+    """Of `run` and `resume`: where trials are performed."""
+    where = parser.add_mutually_exclusive_group()
+    where.add_argument("--scheduler", metavar="tcp://HOST:PORT", help="of dask, whose workers perform the trials")
+    what = "perform N trials at the same time on this machine, which then disturb each other: to try sweeps"
+    where.add_argument("--workers", type=int, metavar="N", help=what)
+
+
+def check_workers(options: argparse.Namespace) -> None:
+    """AskingError for a scheduler or a number of workers that cannot be."""
+    if options.workers is not None and options.workers < 1:
+        raise AskingError(f"--workers {options.workers}: not a number from 1 on")
+    if options.scheduler is not None and not re.fullmatch(r"(tcp|tls)://.+:\d+", options.scheduler):
+        raise AskingError(f"--scheduler {options.scheduler}: not tcp://HOST:PORT")
 
 
 def requests(options: argparse.Namespace) -> list[Request]:
     """What the options of `run` ask for; AskingError, or TestbedError of --limits."""
+    check_workers(options)
     if options.limits is not None:
         Limits.read(options.limits)
     for name, least in (("reps", 1), ("retries", 0)):

@@ -57,7 +57,7 @@ class Site:
                 if code is None:
                     self._invalid(attempt, f"it hung: it was ended after {patience:g} s")
             except KeyboardInterrupt:
-                self._invalid(attempt, "interrupted")
+                self._invalid(attempt, "its runner was told to stop")
                 attempt.verdict = INTERRUPTED
                 raise
             finally:
@@ -74,6 +74,7 @@ class Site:
             command, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT, start_new_session=True,
             pass_fds=self.inherited,
         )  # fmt: skip
+        _processes.add(process)
         try:
             return process.wait(patience)
         except subprocess.TimeoutExpired:
@@ -82,6 +83,7 @@ class Site:
             if process.poll() is None:
                 with uninterrupted():
                     _end(process)
+            _processes.discard(process)
 
     def _outcome(self, run: str, code: int | None, output: IO[bytes]) -> tuple[str, str]:
         metadata = self._metadata(run)
@@ -110,6 +112,15 @@ class Site:
         if directory.exists():
             (directory / "trial.log").write_bytes(output.read())
             results.give_to_invoker(directory / "trial.log")
+
+
+_processes: set[subprocess.Popen[bytes]] = set()
+
+
+def end_all() -> None:
+    """End the trials that other threads of this process perform."""
+    for process in [*_processes]:
+        process.terminate()
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:

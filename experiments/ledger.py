@@ -44,6 +44,8 @@ class Attempt:
     reason: str = ""
     seconds: float = 0.0
     """How long it took, with all that is around it."""
+    where: str = ""
+    """The worker that performed it (experiments.sweep); "": the machine of the runner."""
 
 
 @dataclass

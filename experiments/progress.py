@@ -24,6 +24,8 @@ class Show:
 
     def __init__(self, console: Console) -> None:
         self.console = console
+        self.at_once = 1
+        """Trials that are performed at the same time."""
         self._bar = Progress(
             TextColumn("[bold]trials"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(),
             TextColumn("{task.fields[left]} {task.fields[now]}"), console=console, disable=not console.is_terminal,
@@ -62,7 +64,7 @@ class Show:
         self.console.print(line, soft_wrap=True, highlight=False)
 
     def _eta(self) -> str:
-        seconds = sum(expected(trial, self._seen) for trial in self._left)
+        seconds = sum(expected(trial, self._seen) for trial in self._left) / self.at_once
         return f"about {duration(seconds)} left"
 
     def __enter__(self) -> Self:

@@ -75,11 +75,6 @@ def one_by_one(site: Site) -> Perform:
     return perform
 
 
-def site_of(ledger: Ledger, lock: int) -> Site:
-    """Here. A trial that outlives its runner keeps the ledger held."""
-    return Site(ledger.directory, ledger.limits, inherited=(lock,))
-
-
 def say_if_busy(show: Show) -> None:
     """Others on this machine make runs invalid: better to know that before."""
     load, cores = os.getloadavg()[0], os.cpu_count() or 1

@@ -95,7 +95,7 @@ def main() -> int:
         sandbox.end_with(options.parent)
     sandbox.enter()
     try:
-        doctor.require("mnexec", "ip", "tc", "ifconfig", "tcpdump", "ethtool")
+        doctor.require_all()
         if options.limits is not None:
             Monitor.limits = Limits.read(options.limits)
         run = perform(options.trial, options.results, options.run)

@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from testbed import cgroups, machine
+from testbed import cgroups, machine, sandbox
 
 _TCP_REPAIR = 19
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
@@ -293,6 +293,12 @@ def require(*tools: str) -> None:
     for name in tools:
         if shutil.which(name, path=_PATH) is None:
             sys.exit(f"{name} is not installed: {_install(TOOLS[name])}")
+
+
+def require_all() -> None:
+    """Exit with one line when trials of experiments cannot be performed here: without root, or a command."""
+    sandbox.require_root()
+    require("mnexec", "ip", "tc", "ifconfig", "tcpdump", "ethtool")
 
 
 def main(as_json: bool = False) -> int:

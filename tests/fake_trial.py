@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 import time
@@ -41,7 +42,7 @@ def main() -> int:
     if what in ("hang", "stubborn"):
         if what == "stubborn":
             signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        (run / "hangs").touch()
+        (run / "hangs").write_text(str(os.getpid()))
         time.sleep(600)
     if what == "broken" or (what == "first-bad" and first):
         write("invalid", "TestbedError: the link is not there")
