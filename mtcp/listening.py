@@ -22,6 +22,9 @@ from mtcp.reattaching import FIRST, Backoff
 
 IMPORT_MAX = 4096
 """Bytes of the agent's longest message to an application."""
+AGENT_READS = 0.1
+"""Seconds in which the agent reads what is before an attach. One that does not costs every new connection as long,
+until it is plain TCP."""
 _listeners: weakref.WeakSet[Listener] = weakref.WeakSet()
 
 
@@ -75,7 +78,7 @@ class Listener:
         watched, held = os.pipe()
         lifeline = Lifeline(held)
         try:
-            local.send(self._channel, {"op": "attach"}, [sock.fileno(), capsule.fd, watched])
+            _send_patiently(self._channel, {"op": "attach"}, [sock.fileno(), capsule.fd, watched])
         except OSError:
             capsule.close()
             lifeline.close()
@@ -177,6 +180,16 @@ def listen(
         sock.close()
         raise
     return Listener(sock, channel, log_size, state_max)
+
+
+def _send_patiently(channel: socket.socket, message: local.Message, fds: list[int]) -> None:
+    """Of many clients that come at the same instant the agent's socket may be full: wait, it reads at once. OSError."""
+    with contextlib.suppress(BlockingIOError):
+        return local.send(channel, message, fds)
+    writable = select.poll()
+    writable.register(channel, select.POLLOUT)
+    writable.poll(AGENT_READS * 1000)
+    return local.send(channel, message, fds)
 
 
 def _end(address: tuple[str, int]) -> tuple[str, int]:
