@@ -14,6 +14,11 @@ if TYPE_CHECKING:
     from mtcp.agent.holding import ServerConnection
     from mtcp.agent.server import ServerSide
 
+AT_ONCE = 32
+"""Connections that are asked and still here. A client that moves hears nothing meanwhile: so those that cannot be
+fetched yet had better not begin."""
+UNANSWERED, UNMOVED = 0.25, 1.0
+"""Seconds after which one that does not answer, or that is to move and does not, keeps no other waiting any longer."""
 ASK_AGAIN = 2.0
 """Seconds after which a client that wanted to move, or could not just then, is asked again."""
 NAMED = 1000
@@ -41,18 +46,29 @@ class Drain:
         """When each was asked last."""
 
     def on_timer(self, now: float) -> bool:
-        """Ask whoever has to be; whether it is over."""
+        """Ask whoever has to be; whether it is over. Also when one has left: then there is room for the next."""
         here = [c for c in self._side.connections() if c.role.state in (OldServer.ESTABLISHED, OldServer.FENCED)]
+        room = AT_ONCE - sum(self._is_moving(connection, now) for connection in here)
         for connection in here:
-            asked = self._asked.get(connection)
-            retry = asked is not None and connection.hints.answer in (HintAnswer.WILL_MOVE, HintAnswer.NOT_NOW)
-            if asked is None or (retry and now >= asked + ASK_AGAIN):
+            if room > 0 and self._is_to_be_asked(connection, now):
                 self._ask(connection, now)
+                room -= 1
         if here and now < self.deadline:
             return False
         why = [{"connection": str(c.four_tuple.remote), "why": _why(c)} for c in here[:NAMED]]
         self._report({"moved": sum(c.has_left for c in self._asked), "stayed": len(here), "why": why})
         return True
+
+    def _is_moving(self, connection: ServerConnection, now: float) -> bool:
+        answer, asked = connection.hints.answer, self._asked.get(connection)
+        if asked is None or answer not in (None, HintAnswer.WILL_MOVE):
+            return False
+        return now < asked + (UNANSWERED if answer is None else UNMOVED)
+
+    def _is_to_be_asked(self, connection: ServerConnection, now: float) -> bool:
+        asked = self._asked.get(connection)
+        again = connection.hints.answer in (HintAnswer.WILL_MOVE, HintAnswer.NOT_NOW)
+        return asked is None or (again and now >= asked + ASK_AGAIN)
 
     def _ask(self, connection: ServerConnection, now: float) -> None:
         self._asked[connection] = now

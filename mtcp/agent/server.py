@@ -60,8 +60,8 @@ class ServerSide:
         except OSError as e:
             log.warning("cannot send to %s: %s", segment.four_tuple.remote, e.strerror)
 
-    def event(self, name: str, subject: ServerConnection | Taking, attempt: int) -> None:
-        self._events.emit(name, connection=subject.four_tuple.remote, attempt=attempt)
+    def event(self, name: str, subject: ServerConnection | Taking, attempt: int, **details: Any) -> None:
+        self._events.emit(name, connection=subject.four_tuple.remote, attempt=attempt, **details)
 
     def application_for(self, port: int) -> Channel | None:
         """A process that listens on `port`; when several do, each in its turn."""
@@ -215,6 +215,7 @@ class ServerSide:
                         if not peer.speaks_for(connection.role.new_server):
                             raise RemoteProtocolError(f"{frame.old} was not given to it; dropped")
                         connection.role.on_outcome(frame, now)
+                        self._go_on_draining(now)
                 case _:
                     taking = self._takings.get(frame.tag)
                     if taking is not None and taking.role.old == frame.old:
@@ -259,9 +260,12 @@ class ServerSide:
             connection.on_timer(now)
             if connection.ends_at is not None and now >= connection.ends_at:
                 del self._connections[connection.four_tuple]
+        self._go_on_draining(now)
+        self.datapath.refill_keys()
+
+    def _go_on_draining(self, now: float) -> None:
         if self.drain is not None and self.drain.on_timer(now):
             self.drain = None
-        self.datapath.refill_keys()
 
     def deadlines(self) -> Iterator[float]:
         """When somebody wants to be woken."""
@@ -319,6 +323,7 @@ class ServerSide:
         return {
             "listeners": {str(port): [c.pid for c in channels] for port, channels in self._listeners.items()},
             "control": self.control.status(),
+            "server_connections": sum(c.role.state is OldServer.ESTABLISHED for c in self._connections.values()),
             "draining": "yes" if self.drain is not None else "no",
             "pending_attempts": sum(taking.role.reply is None for taking in self._takings.values()),
         }
