@@ -30,7 +30,8 @@ def merge(directory: Path, names: Mapping[str, str], since: int = 0) -> Iterator
 
     Only those `since` then (ns, CLOCK_MONOTONIC): later connections use the ports of earlier ones again.
 
-    A `migration` event gets the names of its servers, the port of the service, and its phases in ms.
+    A `migration` event gets the names of its servers, the port of the service, its phases in ms, and how many bytes
+    of state and buffers were shipped.
     """
     events = [
         {**event, "host": path.stem.removeprefix("agent-")}
@@ -39,11 +40,16 @@ def merge(directory: Path, names: Mapping[str, str], since: int = 0) -> Iterator
         if event["monotonic_ns"] >= since
     ]
     first: dict[tuple[str, int, str], int] = {}
+    shipped: dict[tuple[str, int], int] = {}
     for event in events:
         if "attempt" in event:
             first.setdefault((_port(event), event["attempt"], event["event"]), event["monotonic_ns"])
+        if "shipped" in event:
+            shipped[_port(event), event["attempt"]] = event["shipped"]
     for event in sorted(events, key=lambda e: e["monotonic_ns"]):
-        yield _named(event, names, first) if event["event"] == "migration" else event
+        if event["event"] == "migration":
+            event = _named(event, names, first) | {"shipped": shipped.get((_port(event), event["attempt"]))}
+        yield event
 
 
 def _port(event: Mapping[str, Any]) -> str:

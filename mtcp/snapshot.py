@@ -139,6 +139,11 @@ class StateReply:
     """[rcv_seq_snapshot, last_ack_sent) without a FIN: read log, then what the kernel held unread."""
 
     @property
+    def size(self) -> int:
+        """Bytes of state and buffers, without the numbers."""
+        return len(self.application_state) + len(self.write_buffer) + len(self.read_buffer)
+
+    @property
     def rcv_state_length(self) -> int:
         return len(self.read_buffer)
 

@@ -215,7 +215,7 @@ class ServerConnection:
         except (CapsuleError, OSError) as error:
             log.warning("%s cannot be dumped: %s", self.four_tuple, error)
             raise Refused(Reason.INVALID_STATE) from error
-        self._side.event("dumped", self, attempt)
+        self._side.event("dumped", self, attempt, shipped=reply.size)
         return reply
 
     def _dump(self, client_rcv_nxt: int, attempt: int) -> StateReply:
@@ -252,7 +252,7 @@ class ServerConnection:
         read_log = self._capsule.read_log(snapshot.rcv_offset, at.read)
         options = tcp_repair.read_socket_options(self._sock)
         reply = compose(client_rcv_nxt, application, kernel, read_log, transport, options, self.role.key, attempt)
-        if len(reply.application_state) + len(reply.write_buffer) + len(reply.read_buffer) > LARGEST_STATE:
+        if reply.size > LARGEST_STATE:
             raise Refused(Reason.TOO_LARGE)
         return reply
 
