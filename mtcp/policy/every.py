@@ -10,20 +10,24 @@ from mtcp.policy.choice import choose
 class Every(Policy):
     """Moves each time the server has sent `bytes` more, as far as the client has acknowledged them; declines hints.
 
+    `at`: when it begins, seconds of CLOCK_MONOTONIC; what went before is the reference.
+
     Source: the M-TCP papers' second figure, throughput over the amount of data between two migrations. The data that
     comes in up to `interval` is beyond `bytes`.
     """
 
     interval = 0.001
 
-    def __init__(self, bytes: float) -> None:
-        """ValueError when that is less than one."""
-        if not 1 <= bytes < float("inf"):
-            raise ValueError("every needs bytes >= 1")
-        self._bytes = bytes
+    def __init__(self, bytes: float, at: float = 0.0) -> None:
+        """ValueError when `bytes` are less than one, or `at` is no time."""
+        if not 1 <= bytes < float("inf") or not 0 <= at < float("inf"):
+            raise ValueError("every needs bytes >= 1 and at >= 0")
+        self._bytes, self._at = bytes, at
         self._from: int | None = None
 
     def observe(self, view: View) -> Endpoint | None:
+        if view.now < self._at:
+            return None
         if self._from is None:
             self._from = view.received
         if view.received - self._from < self._bytes or not view.others:

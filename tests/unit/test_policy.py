@@ -219,6 +219,13 @@ def test_every_moves_by_the_bytes() -> None:
     assert len(when) == int(5 * 10 * MBIT / (262144 + 10 * MBIT * 0.001))
 
 
+def test_every_begins_when_it_is_told_to() -> None:
+    spec = make("every:bytes=262144,at=3")
+    when = moves(spec(), lambda _: 10 * MBIT, seconds=5)
+    assert min(when) > 3 + 262144 / (10 * MBIT)
+    assert len(when) == int(2 * 10 * MBIT / (262144 + 10 * MBIT * 0.001))
+
+
 # -- by name
 
 
@@ -235,6 +242,7 @@ def test_every_moves_by_the_bytes() -> None:
         ("manual:fraction=0.5", "policy 'manual:fraction=0.5': no parameter 'fraction'; there are none"),
         ("every", "bytes=NUMBER lacks"),
         ("every:bytes=0", "bytes >= 1"),
+        ("every:bytes=1,at=-1", "at >= 0"),
         ("oracle:at=inf", "at >= 0"),
     ],
 )
