@@ -53,9 +53,17 @@ class Pool:
         """By name: agent-<host>, <service>-<host>."""
         self._lives: Counter[str] = Counter()
 
-    def start(self, clients: Sequence[Any], servers: Sequence[Any], directory: Path, port: int = 80) -> None:
+    def start(
+        self,
+        clients: Sequence[Any],
+        servers: Sequence[Any],
+        directory: Path,
+        port: int = 80,
+        options: Sequence[str | int] = (),
+    ) -> None:
         """Start agents on the Mininet hosts, and file servers for `directory` on `servers`; wait for all.
 
+        `options`: more of the file servers (testbed.services.files).
         CommandError, with what it printed, if one does not become ready.
         """
         self.write_files()
@@ -63,7 +71,7 @@ class Pool:
             self.start_agent(host, wait=False)
         for host in (*clients, *servers):
             self.programs[f"agent-{host}"].wait_for("ready")
-        self.serve(servers, "files", "--port", port, "--directory", directory)
+        self.serve(servers, "files", "--port", port, "--directory", directory, *options)
 
     def write_files(self) -> None:
         """The pool file and the servers' credentials, for `start_agent`; `start` does it itself."""
