@@ -33,7 +33,7 @@
 #include <time.h>
 #include <unistd.h>
 
-enum { PERIOD = 1048573, BLOCK = 1 << 16, DOWN = 0, UP = 1, LIMIT_S = 10, MOST = 64 };
+enum { PERIOD = 1048573, BLOCK = 1 << 16, DOWN = 0, UP = 1, LIMIT_S = 10, MOST = 2000 };
 
 static unsigned char table[2][2 * PERIOD];
 static struct sockaddr_storage server;

@@ -1,6 +1,6 @@
 """Bytes that can be checked, at any pace, in either direction: for clients that look at every one of them.
 
-    python -m testbed.services.stream --port 7001 [--asyncio]
+    python -m testbed.services.stream --port 7001 [--asyncio] [--state BYTES]
 
 A client's first line says what it wants:
 
@@ -10,7 +10,8 @@ A client's first line says what it wants:
 
 Byte i of a direction is `pattern`'s (testbed/clients/strict.c has the same). What each must export differs:
 DOWN nothing, since its request is read again and the library knows where in the stream the client is; UP how far it
-has verified; ECHO only that it is one, but all that came since is read, and written, again.
+has verified; ECHO only that it is one, but all that came since is read, and written, again. With --state, DOWN exports
+so many bytes that cannot be compressed, beside its request: for measuring what an application's state costs.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ import argparse
 import asyncio
 import contextlib
 import functools
+import random
+import socket
 import sys
 import time
+from functools import partial
 
 import mtcp
 from mtcp import aio
+from mtcp.capsule import STATE_MAX
 from testbed.services.threads import serve_forever
 
 PERIOD = 1048573
@@ -32,6 +37,8 @@ DOWN, UP = 1, 2
 """Seeds of the two directions."""
 EXPORT_EVERY = 1 << 18
 PIECE = 1 << 16
+BACKLOG = 4096
+"""Clients that may come at the same instant. For more than that the kernel has SYN cookies, without M-TCP's option."""
 
 
 @functools.cache
@@ -50,8 +57,8 @@ def pattern(direction: int, offset: int, length: int) -> bytes:
     return _table(direction)[start : start + length]
 
 
-def serve(connection: mtcp.Connection) -> None:
-    """Serve one connection, from wherever it is, to its end."""
+def serve(connection: mtcp.Connection, state: bytes = b"") -> None:
+    """Serve one connection, from wherever it is, to its end. `state`: what DOWN exports beside its request."""
     with connection, contextlib.suppress(ConnectionError):
         imported = connection.import_state()
         request = imported.state if imported is not None else b""
@@ -63,6 +70,8 @@ def serve(connection: mtcp.Connection) -> None:
         line, rest = request.split(b"\n", 1)
         what, *numbers = line.decode().split()
         if what == "DOWN":
+            if state and (imported is None or not imported.state):
+                connection.export_state(line + b"\n" + state)
             down(connection, *map(int, numbers))
         elif what == "UP":
             up(connection, rest, *map(int, numbers))
@@ -71,6 +80,9 @@ def serve(connection: mtcp.Connection) -> None:
 
 
 def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) -> None:
+    if interval_us:
+        # Each piece when it is due, not when the one before it has been acknowledged.
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     offset = connection.discard(total)
     due = time.monotonic()
     while offset < total:
@@ -176,7 +188,7 @@ async def echo_async(connection: aio.Connection, data: bytes, every: int = 0) ->
 
 async def main_async(port: int) -> None:
     tasks: set[asyncio.Task[None]] = set()
-    with aio.listen(("", port)) as listener:
+    with aio.listen(("", port), backlog=BACKLOG) as listener:
         print("listening", flush=True)
         while True:
             task = asyncio.create_task(serve_async(await listener.accept()))
@@ -189,14 +201,18 @@ def main() -> int:
     parser.add_argument("--port", type=int, default=7001)
     parser.add_argument("--asyncio", action="store_true", help="one event loop instead of a thread per connection")
     parser.add_argument("--plain", action="store_true", help="plain TCP, for comparison: connections do not move")
+    parser.add_argument("--state", type=int, default=0, metavar="BYTES", help="of DOWN's state (threads only)")
     options = parser.parse_args()
+    state = random.Random(0).randbytes(options.state)
+    largest = max(STATE_MAX, len(state) + PIECE)  # the request stands before it
     pattern(DOWN, 0, 0), pattern(UP, 0, 0)  # made before the first client waits for them
     try:
         if options.asyncio:
             asyncio.run(main_async(options.port))
-        with mtcp.listen(("", options.port), migratable=not options.plain) as listener:
+        address, migratable = ("", options.port), not options.plain
+        with mtcp.listen(address, backlog=BACKLOG, migratable=migratable, state_max=largest) as listener:
             print("listening", flush=True)
-            serve_forever(listener, serve)
+            serve_forever(listener, partial(serve, state=state))
     except (mtcp.MtcpError, OSError) as error:
         print(f"stream: cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
