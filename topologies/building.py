@@ -62,9 +62,12 @@ class ServiceTopo(Topo):  # type: ignore[misc, unused-ignore]
             raise LinkError(f"link {node1}-{node2}: {error}") from None
         self.addLink(node1, node2, **conditions, **params)
 
-    def control_network(self, rtt: str | float | None = None) -> None:
-        """Connect the servers' control addresses: two by a link, more by a switch. `rtt`: between two of them."""
-        ways = conditions(rtt=rtt, share=1 / 2 if len(self.pool) == 2 else 1 / 4)
+    def control_network(self, rtt: str | float | None = None, bw: str | float | None = None) -> None:
+        """Connect the servers' control addresses: two by a link, more by a switch.
+
+        `rtt`: between two of them; `bw`: of each link, Mbit/s.
+        """
+        ways = conditions(bw, rtt, share=1 / 2 if len(self.pool) == 2 else 1 / 4)
         addresses = {server.name: {"ip": f"{server.control.partition(':')[0]}/24"} for server in self.pool}
         if len(self.pool) == 2:
             (name1, address1), (name2, address2) = addresses.items()

@@ -11,7 +11,7 @@
   10.0.0.1     10.0.0.2
   fd00::1      fd00::2
        s1 ------ s2
-  10.1.0.1     10.1.0.2   control network 10.1.0.0/24, as fast as the machine is
+  10.1.0.1     10.1.0.2   control network 10.1.0.0/24, as fast as the machine is, or control_bw, control_rtt
 
 Each service link delays packets by a quarter of the round-trip time, each way: that is the time between any two hosts
 and back. Jitter and loss are on the client's link. Without options for them there is no delay, jitter or loss, nor
@@ -43,7 +43,7 @@ CONTROL = {"s1": "10.1.0.1", "s2": "10.1.0.2"}
 class TwoServers(ServiceTopo):
     """The network drawn above."""
 
-    def build(self, **way: Any) -> None:
+    def build(self, control_bw: str | float | None = None, control_rtt: str | float | None = None, **way: Any) -> None:
         """Called by Mininet's Topo. `way`: bw, rtt, jitter, loss, queue, of topologies.building.conditions."""
         switch = self.addSwitch(SERVICE_SWITCH)
         for name, address in ADDRESSES.items():
@@ -53,7 +53,7 @@ class TwoServers(ServiceTopo):
             else:
                 self.client(name, address, ip6=f"{ip6}/64")
             self.service_link(name, switch, conditions(**way, share=1 / 4, lossy=name not in CONTROL))
-        self.control_network()
+        self.control_network(control_rtt, control_bw)
 
 
 topos = {"two_servers": TwoServers}
