@@ -78,6 +78,14 @@ class Scenario:
         """Why the trial's mechanism cannot do this at all, or ""."""
         return ""
 
+    def capture(self, trial: Trial) -> str:
+        """The packets that its runs capture, as tcpdump's filter; "": those that the mechanism says."""
+        return ""
+
+    def files(self, trial: Trial) -> tuple[str | int, ...]:
+        """More options of the file servers: see testbed.services.files."""
+        return ()
+
     def network(self, trial: Trial, **settings: Any) -> AbstractContextManager[Running]:
         """The network, brought up; `settings` are those of topologies.running.bring_up."""
         raise NotImplementedError
@@ -85,3 +93,8 @@ class Scenario:
     def perform(self, stage: Stage) -> None:
         """Let it happen. The captures run already, and end afterwards."""
         raise NotImplementedError
+
+
+def only_mtcp(trial: Trial, why: str = "nobody but its own application could move the client's connection") -> str:
+    """Of scenarios in which connections are moved from outside: `why` other mechanisms than M-TCP cannot do it."""
+    return "" if trial.mechanism == "mtcp" else why

@@ -7,7 +7,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -42,7 +42,11 @@ class Clock:
 class Stage:
     """See above."""
 
-    def __init__(self, trial: Trial, run: Run, network: Running, mechanism: Mechanism) -> None:
+    def __init__(
+        self, trial: Trial, run: Run, network: Running, mechanism: Mechanism, files: Sequence[str | int] = ()
+    ) -> None:
+        """`files`: more options of the file servers."""
+        self.files = files
         self.trial, self.run, self.network, self.mechanism = trial, run, network, mechanism
         self.random: random.Random = trial.random()
         self.clock = Clock(0, 0, 0)
@@ -63,8 +67,12 @@ class Stage:
 
     @property
     def policy(self) -> str:
-        """The trial's policy; one that is to know the fault's time is told it."""
-        return f"oracle:at={self.clock.fault_at}" if self.trial.policy == "oracle" else self.trial.policy
+        """The trial's policy; one that is to know the fault's time, or a factor, is told it."""
+        if self.trial.policy == "oracle":
+            return f"oracle:at={self.clock.fault_at}"
+        if self.trial.policy == "every":
+            return f"every:bytes={self.factor('bytes'):.0f},at={self.clock.fault_at}"
+        return self.trial.policy
 
     def start(self, workload: str = "download", *options: str | float, name: str = "client") -> Client:
         """Set the mechanism going, and start a client program with this workload; it begins at `clock.start_at`."""

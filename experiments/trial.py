@@ -38,16 +38,16 @@ def perform(trial: Trial, results: Path, run_id: str = "") -> Run:
         if why := mechanism.unsupported(trial) or scenario.unsupported(trial):
             run.finish("unsupported", why)
             return run
-        settings = mechanism.settings(trial)
-        with scenario.network(trial, big=_big(trial), logs=run.path("logs"), **settings) as network:
+        settings, files = mechanism.settings(trial), scenario.files(trial)
+        with scenario.network(trial, big=_big(trial), files=files, logs=run.path("logs"), **settings) as network:
             run.metadata["emulation"] = network.net.emulation
             run.sysctls({host.name: host.sysctls for host in network.hosts})
             run.limits({host.name: host.limits for host in network.hosts})
             selftest.check(network.net, run)
             begun = time.monotonic_ns()
-            stage = Stage(trial, run, network, mechanism)
+            stage = Stage(trial, run, network, mechanism, files)
             mechanism.prepare(stage)
-            with captured(run, network, mechanism.capture):
+            with captured(run, network, scenario.capture(trial) or mechanism.capture):
                 scenario.perform(stage)
             copy_events(run, network, begun)
         run.finish("invalid", UNJUDGED)
@@ -58,7 +58,8 @@ def _big(trial: Trial) -> int:
     """Bytes of /big: more than the trial can download."""
     factors = trial.factors
     seconds = sum(float(factors.get(name, 5)) for name in ("before", "after")) + 2
-    return int(SPARE * seconds * float(factors.get("bw", 100)) * 1e6 / 8)
+    # More than that is had by asking for it again.
+    return int(SPARE * seconds * (float(factors.get("bw", 100)) or 100) * 1e6 / 8)
 
 
 @contextlib.contextmanager
@@ -67,7 +68,7 @@ def captured(run: Run, network: Running, what: str) -> Iterator[None]:
     hosts = [network.client, *network.servers]
     captures: dict[str, Capture] = {}
     filters = {host.name: what for host in hosts}
-    run.metadata["facts"] |= {"hosts": {"client": network.client_address} | network.addresses}
+    run.metadata["facts"] |= {"hosts": {"client": network.client_address} | network.addresses, "captured": what}
     with Monitor(run, network.net, captures=captures), capturing(hosts, run.directory, filters=filters) as started:
         captures |= started
         yield

@@ -48,5 +48,6 @@ class Mechanism:
 
 def serve_files(stage: Stage, *options: str | int) -> None:
     """Start file servers without M-TCP on the servers, with more options of testbed.services.files."""
-    network = stage.network
-    network.pool.serve(network.servers, "files", "--plain", "--port", 80, "--directory", network.directory, *options)
+    network, plain = stage.network, ("--plain", "--port", 80)
+    options = *stage.files, *options
+    network.pool.serve(network.servers, "files", *plain, "--directory", network.directory, *options)

@@ -13,5 +13,14 @@ def named(name: str) -> Scenario:
 def all_scenarios() -> dict[str, type[Scenario]]:
     """All there are, by name, in the order in which reports show them."""
     from experiments.scenarios.congestion import Congestion
+    from experiments.scenarios.crash import Crash
+    from experiments.scenarios.drain import Drain
+    from experiments.scenarios.every_send import EverySend
+    from experiments.scenarios.overhead import Overhead
+    from experiments.scenarios.recursive import Recursive
+    from experiments.scenarios.state_size import StateSize
+    from experiments.scenarios.streaming import Streaming
+    from experiments.scenarios.wan import WanScenario
 
-    return {kind.name: kind for kind in (Congestion,)}
+    kinds = (Congestion, Streaming, Crash, Drain, Recursive, WanScenario, StateSize, EverySend, Overhead)
+    return {kind.name: kind for kind in kinds}
