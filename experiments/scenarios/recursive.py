@@ -30,6 +30,7 @@ class Recursive(Scenario):
     name = "recursive"
     mechanisms = ("mtcp",)
     policy = "manual"
+    seconds = 120.0
     factors: ClassVar[Mapping[str, Factor]] = {
         **LINKS,
         "servers": Factor(3, "servers of the pool"),

@@ -31,6 +31,7 @@ class StateSize(Scenario):
     name = "state-size"
     mechanisms = ("mtcp",)
     policy = "manual"
+    seconds = 150.0
     factors: ClassVar[Mapping[str, Factor]] = {
         **LINKS,
         "state": Factor(

@@ -10,7 +10,6 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, ClassVar
 
-from experiments import measuring
 from experiments.plan import Trial
 from experiments.scenario import LINKS, Factor, Scenario
 from experiments.stage import Stage
@@ -50,7 +49,7 @@ class WanScenario(Scenario):
     def perform(self, stage: Stage) -> None:
         far, rtt = stage.trial.factors["far"], stage.factor("rtt")
         between = {"switch": 0.0, "servers": rtt}.get(str(far), NEAR)
-        measuring.note(stage, rtt_client_ms=rtt, rtt_servers_ms=between)
+        stage.run.metadata["facts"]["floor"] = {"rtt_client_s2_ms": rtt, "rtt_s1_s2_ms": between}
         stage.set_clock()
         client = stage.start("download")
         stage.fault("a planned move", lambda: None)

@@ -1,0 +1,71 @@
+"""Each scenario once, at its smallest, as the runner performs it; judged by captures and byte streams."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis import judgement
+from experiments import scenarios
+from experiments.attempt import Site
+from experiments.ledger import Attempt
+from experiments.plan import Trial
+from experiments.scenario import Value
+
+AT_ONCE = 2
+"""Trials: most of the time each waits."""
+ATTEMPTS = 3
+"""Of a trial that the machine spoils: others use it, too."""
+SHORT: Mapping[str, Value] = {"before": 1.0, "after": 1.5}
+TRIALS: Mapping[str, Mapping[str, Value]] = {
+    "drain": {"connections": 20, "seconds": 3.0, "rtt": 4.0},
+    "state-size": {"state": 5_000, "moves": 3, "interval": 0.05, "rtt": 4.0},
+    "recursive": {"moves": 4, "rtt": 4.0},
+    "crash": {**SHORT, "after": 2.5},
+    "wan": {**SHORT, "rtt": 20.0},
+    "every-send": {**SHORT, "bytes": 1_000_000},
+    "streaming": {**SHORT, "after": 3.0, "buffer": 1.0},
+    "overhead": {"workload": "connections", "seconds": 1.0},
+}
+MOVES = {"drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2}
+"""That the wire shows, at least. A film may be over before its policy has decided."""
+
+
+def perform(name: str, site: Site) -> judgement.Judgement:
+    scenario = scenarios.named(name)
+    factors = {each: factor.default for each, factor in scenario.factors.items()} | TRIALS[name]
+    for number in range(ATTEMPTS):
+        attempt = Attempt(f"{name}-{number}")
+        site.perform(Trial(name, "mtcp", scenario.policy, factors), attempt)
+        directory = site.directory / "runs" / attempt.run
+        found = judgement.judge(directory) if (directory / "run.json").exists() else None
+        if found is not None and found.verdict != "invalid":
+            return found
+    raise AssertionError(f"{name}: {attempt.verdict}: {attempt.reason}; {found and found.reason}")
+
+
+@pytest.mark.timeout(300)
+def test_each_scenario(tmp_path: Path) -> None:
+    limits = tmp_path / "limits.toml"
+    # What is tested does not depend on how busy the machine is.
+    unlimited = ("normal_p99_ms", "realtime_p99_ms", "stall_ms", "emulator_late_p99_ms", "emulator_cpu", "stolen")
+    limits.write_text("[fidelity]\n" + "".join(f"{name} = 1e6\n" for name in unlimited))
+    site = Site(tmp_path, limits)
+    with ThreadPoolExecutor(AT_ONCE) as threads:
+        found = dict(zip(TRIALS, threads.map(lambda name: perform(name, site), TRIALS), strict=True))
+    assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(TRIALS, "succeeded"), found
+    for name, least in MOVES.items():
+        assert metric(found[name].observed, "moves") >= least, (name, found[name].observed)
+    assert metric(found["drain"].observed, "measured.stayed") == 0
+    assert metric(found["wan"].observed, "floor_ms") == 22.0
+    assert metric(found["crash"].observed, "goodput_after_mbps") > 10
+    assert metric(found["overhead"].observed, "measured.connections") > 20
+
+
+def metric(observed: pd.DataFrame, name: str) -> float:
+    (value,) = observed.loc[(observed["metric"] == name) & observed["time"].isna(), "value"]
+    return float(value)
