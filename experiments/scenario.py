@@ -56,8 +56,8 @@ LINKS = {
     "rtt": Factor(20.0, "round-trip time between client and server [ms]"),
 }
 TIMES: Mapping[str, Factor] = {
-    "before": Factor(4.0, "undisturbed transfer before the fault [s]", small=2.5, least=0.5),
-    "after": Factor(10.0, "observed after the fault [s]", small=6.0, least=0.5),
+    "before": Factor(4.0, "undisturbed transfer before the fault [s]", small=1.5, least=0.5),
+    "after": Factor(10.0, "observed after the fault [s]", small=3.0, least=0.5),
 }
 """Of the scenarios in which something happens to a server or its path."""
 
