@@ -39,6 +39,8 @@ CONNECT = 10.0
 """Seconds to wait for a scheduler."""
 PATIENCE = 60.0
 """Seconds to wait for a worker when there is none."""
+GONE = "its worker is gone"
+"""Died, or left: which of both is seen first is chance."""
 LOOK = 1.0
 """Seconds between two looks at who is there."""
 START = f"start some: dask worker ADDRESS --nthreads 1 --resources {RESOURCE}=1"
@@ -96,7 +98,7 @@ def _perform(client: Any, command: Sequence[str], ledger: Ledger, entries: Seque
         while waiting or jobs:
             crew.look(alone=not jobs)
             for future in [future for future, job in jobs.items() if job.worker not in crew.ids and not future.done()]:
-                _lost(future, jobs.pop(future), "its worker left", ledger, show)
+                _lost(future, jobs.pop(future), GONE, ledger, show)
             for worker in crew.ids.keys() - {job.worker for job in jobs.values()}:
                 if waiting:
                     job = _Job(entry := waiting.popleft(), ledger.begin(entry), worker)
@@ -193,7 +195,7 @@ def _gather(future: Any, job: _Job, ledger: Ledger, show: Show) -> None:
 
     if future.status != "finished":
         error = future.exception() if future.status == "error" else "it was cancelled"
-        _lost(future, job, "its worker died" if isinstance(error, KilledWorker) else str(error), ledger, show)
+        _lost(future, job, GONE if isinstance(error, KilledWorker) else str(error), ledger, show)
         return
     said, packed = future.result()
     runs = ledger.directory / "runs"

@@ -76,7 +76,7 @@ def test_the_trial_of_a_worker_that_dies_is_invalid_and_not_performed_again(
     killer.join()
     os.kill(trials[0], signal.SIGKILL)  # the real one sees that its parent has gone
     (attempt,) = ledger.entries[0].attempts
-    assert attempt.verdict == "invalid" and attempt.reason == f"its worker died ({attempt.where})"
+    assert attempt.verdict == "invalid" and attempt.reason == f"its worker is gone ({attempt.where})"
     assert [entry.verdict for entry in ledger.entries[1:]] == ["succeeded"] * 3
     assert len(hanging()) == 1, "it began once"
 
