@@ -34,13 +34,14 @@ class Factor:
     least: float = 0.0
     """Of a number."""
     choices: tuple[str, ...] = ()
-    """Of a text; none: any."""
+    """Of a text; none: those of `sweep`, if it has any."""
 
     def parse(self, text: str) -> Value:
         """`text` as a value of the default's type; ValueError says what is wrong with it."""
         if isinstance(self.default, str):
-            if self.choices and text not in self.choices:
-                raise ValueError(f"{text} is none of {', '.join(self.choices)}")
+            choices = self.choices or self.sweep
+            if choices and text not in choices:
+                raise ValueError(f"{text} is none of {', '.join(map(str, choices))}")
             return text
         try:
             number = float(text)

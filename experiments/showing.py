@@ -23,24 +23,20 @@ from testbed.errors import TestbedError
 
 def show_all(console: Console) -> None:
     """All scenarios with their factors, mechanisms and policies."""
+
+    def say(line: str) -> None:
+        console.print(line, highlight=False, soft_wrap=True)
+
     for kind in scenarios.all_scenarios().values():
-        console.print(
-            f"[bold]{kind.name}[/]  {escape(_first_line(inspect.getmodule(kind)))}", highlight=False, soft_wrap=True
-        )
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+        say(f"[bold]{kind.name}[/]: {escape(_first_line(inspect.getmodule(kind)))}")
+        say(f"  [dim]compares {', '.join(kind.mechanisms)}; policy {kind.policy}[/]")
         for name, factor in kind.factors.items():
-            table.add_row(name, str(factor.default), escape(factor.meaning), _usual(factor))
-        console.print(table, highlight=False)
-        console.print(f"    [dim]compares {', '.join(kind.mechanisms)}; policy {kind.policy}[/]", highlight=False)
-    for title, known in (
-        ("mechanisms", {name: kind.summary for name, kind in mechanisms.all_mechanisms().items()}),
-        ("policies", policy.SUMMARIES),
-    ):
-        console.print(f"[bold]{title}[/]")
-        table = Table(box=None, show_header=False, padding=(0, 2, 0, 2))
+            say(f"  {name:<12} {factor.default!s:<12} {escape(factor.meaning)}[dim]{escape(_usual(factor))}[/]")
+    summaries = {name: kind.summary for name, kind in mechanisms.all_mechanisms().items()}
+    for title, known in (("mechanisms", summaries), ("policies", policy.SUMMARIES)):
+        say(f"[bold]{title}[/]")
         for name, meaning in known.items():
-            table.add_row(name, escape(meaning))
-        console.print(table, highlight=False)
+            say(f"  {name:<12} {escape(meaning)}")
 
 
 def show_plan(ledger: Ledger, console: Console) -> None:
@@ -114,7 +110,7 @@ def _usual(factor: Factor) -> str:
     parts = [f"sweep {', '.join(map(str, factor.sweep))}"] if factor.sweep else []
     parts += [f"small {factor.small}"] if factor.small is not None else []
     parts += [f"one of {', '.join(factor.choices)}"] if factor.choices else []
-    return f"[dim]{escape('; '.join(parts))}[/]"
+    return f"; {'; '.join(parts)}" if parts else ""
 
 
 def _first_line(module: Any) -> str:

@@ -42,6 +42,7 @@ def test_what_is_asked_for() -> None:
         (["congestion", "--set", "bw=10,-1"], "-1 is not a number from 0.1 on"),
         (["congestion", "--set", "rtt=nan"], "nan is not a number from 0 on"),
         (["congestion", "--set", "rtt=inf"], "inf is not a number"),
+        (["crash", "--set", "dies=everything"], "everything is none of application, host"),
         (["congestion", "--mechanism", "mtcp,pigeon"], "no mechanism 'pigeon'; there are mtcp, "),
         (["congestion", "--policy", "hope"], "no policy 'hope'"),
         (["congestion", "--policy", "throughput:luck=1"], "luck"),
