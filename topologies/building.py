@@ -26,6 +26,8 @@ class ServiceTopo(Topo):  # type: ignore[misc, unused-ignore]
         self.pool: list[Server] = []
         self.others: dict[str, str] = {}
         """Hosts without agents: addresses by name."""
+        self.second_addresses: dict[str, str] = {}
+        """Of servers to which there is a second path: their addresses there, by name."""
         self.service_links: list[tuple[str, str]] = []
         """Between clients and servers, with a bandwidth if any has one."""
         super().__init__(*args, **params)

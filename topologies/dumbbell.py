@@ -14,7 +14,8 @@
                        +------------------------- s2 10.0.2.1, 10.1.0.2
 
 Each path delays packets by half of the round-trip time, each way; the links without a name for their conditions are as
-fast as the machine is. Cross traffic from x2 to x1 goes the way that downloads from s1 go: with --cross-bw it is UDP
+fast as the machine is. With --second-path s1 can be reached by the lower path, too, at 10.0.2.11: a switch joins it and
+s2 at the end of that. Cross traffic from x2 to x1 goes the way that downloads from s1 go: with --cross-bw it is UDP
 of that rate, for ten minutes.
 
 The client and both servers run the M-TCP agent, each server the file server on port 80, with the same files. As a
@@ -33,6 +34,7 @@ from typing import Any
 
 from testbed import units
 from testbed.cross_traffic import CrossTraffic
+from testbed.processes import checked
 from topologies import running as common
 from topologies.building import ServiceTopo, conditions
 
@@ -45,12 +47,17 @@ Congest the path to s1, see what is left there, and leave it:
 """
 
 
+SECOND_TABLE = "100"
+LOWER_ROUTER, SECOND_ADDRESS = "10.0.2.254", "10.0.2.11"
+
+
 class Dumbbell(ServiceTopo):
     """The network drawn above."""
 
-    def build(self, cross_bw: str | float | None = None, **way: Any) -> None:
+    def build(self, cross_bw: str | float | None = None, second_path: bool = False, **way: Any) -> None:
         """Called by Mininet's Topo. `cross_bw`: Mbit/s of the cross traffic that `running` starts, for ten minutes.
 
+        `second_path`: whether the lower path leads to s1, too; as in `running`, which sets the routes that this needs.
         `way`: of each path; see topologies.building.conditions.
         """
         self.cross_mbit = None if cross_bw is None else units.mbit(cross_bw)
@@ -61,9 +68,13 @@ class Dumbbell(ServiceTopo):
         self.link(left, router, {}, params2=_ip(1))
         self.service_link(left, right, path)
         self.link(self.server("s1", "10.0.1.1", "10.1.0.1", defaultRoute="via 10.0.1.254"), right, {})
-        self.service_link(
-            self.server("s2", "10.0.2.1", "10.1.0.2", defaultRoute="via 10.0.2.254"), router, path, params2=_ip(2)
-        )
+        end = s2 = self.server("s2", "10.0.2.1", "10.1.0.2", defaultRoute=f"via {LOWER_ROUTER}")
+        if second_path:
+            self.second_addresses = {"s1": SECOND_ADDRESS}
+            end = self.addSwitch("sw3")
+            self.link(s2, end, {})
+            self.link("s1", end, {}, params1={"ip": f"{SECOND_ADDRESS}/24"})
+        self.service_link(end, router, path, params2=_ip(2))
         for name, address, switch in (("x1", "10.0.1.101", left), ("x2", "10.0.1.102", right)):
             self.link(self.other(name, address, defaultRoute="via 10.0.1.254"), switch, {})
         self.control_network()
@@ -81,7 +92,11 @@ class Running(common.Running):
     """The network, up and running."""
 
     def begin(self) -> None:
-        """Start the cross traffic."""
+        """Set the routes of the second path, start the cross traffic."""
+        for name, address in self.net.topo.second_addresses.items():
+            # Or its answers would leave by the upper path.
+            checked(self.net[name], "ip", "rule", "add", "from", address, "lookup", SECOND_TABLE)
+            checked(self.net[name], "ip", "route", "add", "default", "via", LOWER_ROUTER, "table", SECOND_TABLE)
         if self.net.topo.cross_mbit:
             CrossTraffic(self.net["x2"], self.net["x1"], self.net.topo.cross_mbit, udp=True, logs=self.logs)
 
@@ -96,6 +111,7 @@ def main() -> int:
     parser = common.Parser("Two paths to two M-TCP servers, and Mininet's prompt.")
     what = "cross traffic on the path to s1, UDP, for ten minutes (none)"
     parser.add_argument("--cross-bw", type=common.unit(units.mbit), metavar="RATE", help=what)
+    parser.add_argument("--second-path", action="store_true", help="let the lower path lead to s1, too")
     return common.script(Dumbbell, parser, GREETING, Running)
 
 

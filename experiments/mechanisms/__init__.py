@@ -12,9 +12,10 @@ def named(name: str) -> Mechanism:
 
 def all_mechanisms() -> dict[str, type[Mechanism]]:
     """All there are, by name, in the order in which reports show them."""
+    from experiments.mechanisms.mptcp import Mptcp
     from experiments.mechanisms.mtcp import Mtcp
     from experiments.mechanisms.quic import Quic
     from experiments.mechanisms.reconnect import Reconnect
     from experiments.mechanisms.tcp import Tcp
 
-    return {kind.name: kind for kind in (Mtcp, Tcp, Reconnect, Quic)}
+    return {kind.name: kind for kind in (Mtcp, Tcp, Reconnect, Mptcp, Quic)}

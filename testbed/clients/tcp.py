@@ -18,14 +18,13 @@ import h11
 from mtcp.address import Endpoint
 from mtcp.linux import tcp_info
 from testbed.clients.connections import Broken, Connection, checked_length, range_header
-from testbed.errors import TestbedError
+from testbed.mptcp import mptcp_socket
 
 PIECE = 1 << 18
 PAUSE = 0.001
 """Seconds; asyncio's clock makes it one to two milliseconds."""
 LONG = 1 << 16
 """Bytes of a body that are still to come, above which reading pauses: the end of an answer is read as it arrives."""
-IPPROTO_MPTCP = 262
 _OBSERVED = {
     "srtt": ("rtt", 1e-6),
     "min_rtt": ("min_rtt", 1e-6),
@@ -140,21 +139,10 @@ class Tcp(Connection):
 
 
 class Mptcp(Tcp):
-    """Multipath TCP of the kernel. How many paths it has is for the path managers of both ends to say (`ip mptcp`)."""
+    """Multipath TCP of the kernel. How many paths it has is for both ends' path managers to say: testbed.mptcp."""
 
     def _make_socket(self, family: socket.AddressFamily) -> socket.socket:
         return mptcp_socket(family)
-
-
-def mptcp_socket(family: socket.AddressFamily) -> socket.socket:
-    """A socket of MPTCP; TestbedError where the kernel has none."""
-    try:
-        return socket.socket(family, socket.SOCK_STREAM, IPPROTO_MPTCP)
-    except OSError as error:
-        if error.errno not in (errno.EPROTONOSUPPORT, errno.ENOPROTOOPT):
-            raise
-        why = f"no MPTCP here ({error.strerror}): it needs a kernel with CONFIG_MPTCP, and sysctl net.mptcp.enabled=1"
-        raise TestbedError(why) from error
 
 
 async def _ready(sock: socket.socket, add: Callable[..., None], remove: Callable[[socket.socket], bool]) -> None:

@@ -22,6 +22,8 @@ import h11
 
 import mtcp
 from mtcp.capsule import STATE_MAX
+from testbed import mptcp
+from testbed.errors import TestbedError
 from testbed.services import answers
 from testbed.services.threads import serve_forever
 
@@ -130,15 +132,20 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=80)
     parser.add_argument("--directory", type=Path, default=Path())
-    parser.add_argument("--plain", action="store_true", help="plain TCP, for comparison: connections do not move")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--plain", action="store_true", help="plain TCP, for comparison: connections do not move")
+    kinds.add_argument("--mptcp", action="store_true", help="Multipath TCP of the kernel, for comparison")
     parser.add_argument("--state", type=int, default=0, metavar="BYTES", help="exported beside the response (0)")
     parser.add_argument("--every", type=int, default=0, metavar="BYTES", help="of a body, then export (once a request)")
     options = parser.parse_args()
     exporting = Exporting(random.Random(0).randbytes(options.state), options.every)
     largest = max(STATE_MAX, options.state + ROOM)
     try:
-        listener = mtcp.listen(("", options.port), migratable=not options.plain, state_max=largest)
-    except (mtcp.MtcpError, OSError) as error:
+        if options.mptcp:
+            listener = mptcp.listen(options.port)
+        else:
+            listener = mtcp.listen(("", options.port), migratable=not options.plain, state_max=largest)
+    except (mtcp.MtcpError, TestbedError, OSError) as error:
         print(f"files: cannot listen on port {options.port}: {error}", file=sys.stderr)
         return 1
     with listener:

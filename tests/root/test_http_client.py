@@ -3,52 +3,25 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
-import json
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 import pytest
 
 from testbed import sandbox
-from testbed.processes import PATIENCE, CommandError, Program, checked
+from testbed.processes import PATIENCE, Program, checked
+from tests.root.http_client import Client, eventually, received, sha256
 from topologies.two_servers import ADDRESSES, Running, running
 
 pytestmark = pytest.mark.sandbox(shared=True)
 
 RATE = 100.0
-SERVERS = ",".join(f"{name}={ADDRESSES[name]}:80" for name in ("s1", "s2"))
-
-
-class Client:
-    """A client program; its files."""
-
-    def __init__(self, scene: Scene, workload: str, *options: object, seconds: float = 1.0, begin: float = 0.0) -> None:
-        self.directory = scene.directory / f"client-{next(scene.numbers)}"
-        self.end_at = time.monotonic() + (seconds + 2.0) * PATIENCE
-        command = [sys.executable, "-m", "testbed.clients.http", workload, "--out", self.directory]
-        command += ["--start-at", f"{begin}", "--end-at", f"{self.end_at}"]
-        command += ["--servers", SERVERS]
-        self.program = Program(scene.net.client, [*command, *map(str, options)], self.directory.with_suffix(".log"))
-        with contextlib.suppress(CommandError):  # it has ended already: `wait` sees why
-            self.program.wait_for("ready")
-
-    def wait(self) -> dict[str, Any]:
-        """Its client.json, at its end; its exit code is that."""
-        code = self.program.wait_end(60)
-        told: dict[str, Any] = json.loads((self.directory / "client.json").read_text())
-        assert code == told["exit"], self.program.output()
-        assert self.rows("deliveries").bytes.sum() == told["bytes"]
-        return told
-
-    def rows(self, name: str) -> pd.DataFrame:
-        return pd.read_parquet(self.directory / f"{name}.parquet")
+SERVERS = {name: ADDRESSES[name] for name in ("s1", "s2")}
 
 
 class Scene:
@@ -86,19 +59,17 @@ class Scene:
         finally:
             checked(self.net.net[name], "ip", "route", "del", *route[2:])
 
-    def expected(self, size: int, path: str = "big") -> str:
-        """Hash of the file's content, over and over, up to `size` bytes."""
-        content = (self.net.directory / path).read_bytes()
-        whole, rest = divmod(size, len(content))
-        return hashlib.sha256(content * whole + content[:rest]).hexdigest()
+    def client(self, *words: object, seconds: float = 1.0, begin: float = 0.0) -> Client:
+        """A client program with this workload and these options."""
+        return Client(self.net.client, self.directory, SERVERS, *words, seconds=seconds, begin=begin)
 
-    def flowing(self, name: str) -> Callable[[], bool]:
-        """Whether a client gets data from there: more than a megabyte has come."""
-        return lambda: any(
-            int(word.partition(":")[2]) > 1_000_000
-            for word in checked(self.net.client, "ss", "-Htin", "dst", ADDRESSES[name]).split()
-            if word.startswith("bytes_received:")
-        )
+    def expected(self, size: int, path: str = "big") -> str:
+        """Hash of the first `size` bytes."""
+        return sha256(self.net.directory / path, size)
+
+    def flowing(self, name: str) -> None:
+        """Wait until a client has got a megabyte from there."""
+        eventually(lambda: received(self.net.client, ADDRESSES[name]) > 1_000_000)
 
 
 @pytest.fixture(scope="module")
@@ -110,19 +81,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
         yield Scene(net, tmp_path_factory.mktemp("client"))
 
 
-def eventually(condition: Callable[[], bool], timeout: float = 20.0) -> None:
-    deadline = time.monotonic() + timeout
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-
-
 def froms(told: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(each["from"], each["to"], each["why"]) for each in told["decisions"]]
 
 
 def test_a_download_ends_at_its_time_and_what_it_read_is_exact(scene: Scene) -> None:
-    client = Client(scene, "download")
+    client = scene.client("download")
     told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert told["decisions"] == [] and [each["server"] for each in told["connections"]] == ["s1"]
@@ -135,20 +99,20 @@ def test_a_download_ends_at_its_time_and_what_it_read_is_exact(scene: Scene) -> 
 
 def test_it_begins_at_its_time(scene: Scene) -> None:
     start_at = time.monotonic() + 3 * PATIENCE
-    client = Client(scene, "download", begin=start_at, seconds=3)
+    client = scene.client("download", begin=start_at, seconds=3)
     told = client.wait()
     assert 0 <= told["started_ns"] / 1e9 - start_at < 1.0
     assert client.rows("deliveries").monotonic_ns.min() > start_at * 1e9
 
 
 def test_a_time_that_is_over_is_an_error(scene: Scene) -> None:
-    told = Client(scene, "download", begin=time.monotonic() + 1000).wait()
+    told = scene.client("download", begin=time.monotonic() + 1000).wait()
     assert told["exit"] == 1 and "--end-at" in told["error"] and told["connections"] == []
 
 
 def test_whoever_stays_ends_with_its_server(scene: Scene) -> None:
-    client = Client(scene, "download", seconds=30)
-    eventually(scene.flowing("s1"))
+    client = scene.client("download", seconds=30)
+    scene.flowing("s1")
     with scene.killed("s1"):
         told = client.wait()
     assert told["exit"] == 1 and told["error"].startswith("10.0.0.1:80: ")
@@ -156,8 +120,8 @@ def test_whoever_stays_ends_with_its_server(scene: Scene) -> None:
 
 
 def test_a_client_with_a_policy_goes_on_at_the_second_server_when_the_first_dies(scene: Scene) -> None:
-    client = Client(scene, "download", "--policy", "manual")
-    eventually(scene.flowing("s1"))
+    client = scene.client("download", "--policy", "manual")
+    scene.flowing("s1")
     with scene.killed("s1"):
         told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
@@ -166,13 +130,13 @@ def test_a_client_with_a_policy_goes_on_at_the_second_server_when_the_first_dies
 
 
 def test_mptcp_where_it_is_not_allowed_is_one_clear_error(scene: Scene) -> None:
-    told = Client(scene, "download", "--connect", "mptcp", seconds=30).wait()
+    told = scene.client("download", "--connect", "mptcp", seconds=30).wait()
     assert told["exit"] == 1 and "sysctl net.mptcp.enabled=1" in told["error"]
 
 
 def test_a_client_with_a_policy_leaves_when_that_says_so(scene: Scene) -> None:
     at = time.monotonic() + 2.5 * PATIENCE
-    client = Client(scene, "download", "--policy", f"oracle:at={at}", seconds=2)
+    client = scene.client("download", "--policy", f"oracle:at={at}", seconds=2)
     told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert froms(told) == [("s1", "s2", "policy")]
@@ -182,8 +146,8 @@ def test_a_client_with_a_policy_leaves_when_that_says_so(scene: Scene) -> None:
 
 
 def test_the_operator_moves_it_from_a_server_that_is_silent(scene: Scene) -> None:
-    client = Client(scene, "download", "--policy", "manual", seconds=2)
-    eventually(scene.flowing("s1"))
+    client = scene.client("download", "--policy", "manual", seconds=2)
+    scene.flowing("s1")
     with scene.silent("s1"):
         client.program.process.send_signal(signal.SIGUSR1)
         told = client.wait()
@@ -193,7 +157,7 @@ def test_the_operator_moves_it_from_a_server_that_is_silent(scene: Scene) -> Non
 
 def test_a_server_that_does_not_answer_is_passed_over(scene: Scene) -> None:
     with scene.silent("s1"):
-        client = Client(scene, "download", "--policy", "manual", "--connect-timeout", 0.5)
+        client = scene.client("download", "--policy", "manual", "--connect-timeout", 0.5)
         told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"]) and told["bytes"] > 1_000_000
     assert froms(told) == [("s1", "s2", "error")]
@@ -202,12 +166,12 @@ def test_a_server_that_does_not_answer_is_passed_over(scene: Scene) -> None:
 
 def test_it_gives_up_when_there_is_no_server_any_more(scene: Scene) -> None:
     with scene.killed("s1"), scene.killed("s2"):
-        told = Client(scene, "download", "--policy", "manual", "--retries", 4, seconds=30).wait()
+        told = scene.client("download", "--policy", "manual", "--retries", 4, seconds=30).wait()
     assert told["exit"] == 1 and "Connection refused" in told["error"] and len(told["decisions"]) == 4
 
 
 def test_requests_go_on_at_the_second_server(scene: Scene) -> None:
-    client = Client(scene, "requests", "--path", "/small", "--think", 0.01, "--policy", "manual", seconds=2)
+    client = scene.client("requests", "--path", "/small", "--think", 0.01, "--policy", "manual", seconds=2)
     time.sleep(1)
     with scene.killed("s1"):
         told = client.wait()
@@ -222,8 +186,8 @@ def test_requests_go_on_at_the_second_server(scene: Scene) -> None:
 
 def test_a_stream_goes_on_at_the_second_server_without_rebuffering(scene: Scene) -> None:
     media = ["--rate", 20, "--segment", 0.2, "--buffer", 2]
-    client = Client(scene, "stream", *media, "--policy", "manual", seconds=2)
-    eventually(scene.flowing("s1"))
+    client = scene.client("stream", *media, "--policy", "manual", seconds=2)
+    scene.flowing("s1")
     with scene.killed("s1"):
         told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
@@ -236,8 +200,8 @@ def test_a_stream_goes_on_at_the_second_server_without_rebuffering(scene: Scene)
 
 
 def test_sigterm_ends_it_with_its_files(scene: Scene) -> None:
-    client = Client(scene, "download", seconds=60)
-    eventually(scene.flowing("s1"))
+    client = scene.client("download", seconds=60)
+    scene.flowing("s1")
     client.program.process.terminate()
     told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"]) and told["bytes"] > 1_000_000
@@ -254,5 +218,5 @@ def test_sigterm_ends_it_with_its_files(scene: Scene) -> None:
     ],
 )
 def test_what_cannot_last_is_an_error(scene: Scene, path: str, policy: list[str], why: str) -> None:
-    told = Client(scene, "download", "--path", path, *policy, seconds=30).wait()
+    told = scene.client("download", "--path", path, *policy, seconds=30).wait()
     assert told["exit"] == 1 and told["error"].startswith(why)

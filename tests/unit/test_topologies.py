@@ -91,3 +91,15 @@ def test_conditions_that_no_link_can_have_and_options_that_nothing_has() -> None
         Dumbbell(bw="fast")
     with pytest.raises(TypeError, match="rtd"):
         PoolTopo(rtd=4)
+
+
+def test_the_second_path_is_the_one_of_the_other_server() -> None:
+    """And those that there are anyway are the same as without it."""
+    options = {"rtt": "40ms", "loss": "0.1%", "bw": "10mbit"}
+    topo, without = Dumbbell(second_path=True, **options), Dumbbell(**options)
+    for name in ("s1", "s2"):
+        assert round_trip(ways(topo, "client")[name]) == pytest.approx(40)
+    for each in (topo, without):
+        paths = [info for _, _, info in each.links(withInfo=True) if "bw" in info]
+        assert [round_trip([info]) for info in paths] == pytest.approx([40, 40])
+    assert topo.second_addresses == {"s1": "10.0.2.11"} and without.second_addresses == {}
