@@ -64,7 +64,7 @@ class Scene:
             download = Download(Client(self.net.client, self.directory, {"s1": S1}, *words, seconds=seconds), pcap)
             eventually(lambda: self.received(S1) > 1_000_000)
             yield download
-            download.told = download.client.wait()
+            download.wait()
 
     def received(self, address: str) -> int:
         return received(self.net.client, address)
@@ -82,6 +82,14 @@ class Download:
     def __init__(self, client: Client, pcap: Path) -> None:
         self.client, self.told = client, dict[str, Any]()
         self._pcap = pcap
+
+    def end(self) -> None:
+        """Now."""
+        self.client.program.process.terminate()
+        self.wait()
+
+    def wait(self) -> None:
+        self.told = self.told or self.client.wait()
 
     def arrivals(self) -> list[Arrival]:
         """At the client, after the end."""
@@ -127,7 +135,7 @@ def test_what_is_left_of_a_connection_whose_first_path_dies_comes_over_the_secon
         died_at = time.time() + 0.2
         before = scene.received(SECOND_ADDRESS)
         eventually(lambda: scene.received(SECOND_ADDRESS) > before + 5_000_000)
-        download.client.program.process.terminate()
+        download.end()  # before the path is well again
     told, arrivals = download.told, download.arrivals()
     assert told["exit"] == 0 and told["sha256"] == sha256(scene.net.directory / "big", told["bytes"])
     assert payload(arrivals, S1, died_at) == 0 and payload(arrivals, SECOND_ADDRESS, died_at) > 4_000_000
@@ -139,7 +147,7 @@ def test_a_backup_carries_nothing_until_the_first_path_dies(scene: Scene) -> Non
         assert scene.received(SECOND_ADDRESS) == 0
         dead.enter_context(scene.dead_upper_path())
         eventually(lambda: scene.received(SECOND_ADDRESS) > 1_000_000)
-        download.client.program.process.terminate()
+        download.end()  # before the path is well again
     told = download.told
     assert told["exit"] == 0 and told["sha256"] == sha256(scene.net.directory / "big", told["bytes"])
 
