@@ -1,6 +1,7 @@
 """`python -m analysis judge RUN_DIR …`: the verdict and the metrics of trials of experiments.
 
-`report RUN_DIR …`: judge runs of the handover experiment, write reports. `bench DIR`: put a bench's figures together.
+`report DIR …`: the reports of plans whose trials have been judged; of a run of the handover experiment: judge it first.
+`tables PLAN_DIR … --page FILE`: tables of plans, as Markdown. `bench DIR`: put a bench's figures together.
 `round DIR`: judge a round of a soak; `soak DIR`: put its rounds together. `merge DIR`: all captures in one file.
 """
 
@@ -11,8 +12,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis import bench, judgement, merge, report, soak, testbed
+from analysis import bench, judgement, merge, plan_report, plans, report, soak, tables, testbed
 from analysis.capture import CaptureError
+from analysis.plan_pictures import View
+from analysis.plans import Plan
 from analysis.run import RunError
 
 
@@ -23,9 +26,13 @@ def main(arguments: list[str] | None = None) -> int:
     command = commands.add_parser("judge", help="judge trials of experiments, and write down what is measured of them")
     command.add_argument("run_dir", type=Path, nargs="+", help="e.g. results/overload/latest/runs/latest")
     command.set_defaults(run=_judge)
-    command = commands.add_parser("report", help="judge runs by their captures and write their HTML reports")
-    command.add_argument("run_dir", type=Path, nargs="+", help="e.g. results/handover/latest")
+    command = commands.add_parser("report", help="write HTML reports: of plans, or of single runs, which it judges")
+    command.add_argument("directory", type=Path, nargs="+", help="e.g. results/experiment/latest")
     command.set_defaults(run=_report)
+    command = commands.add_parser("tables", help="the tables of plans as Markdown")
+    command.add_argument("directory", type=Path, nargs="+", help="e.g. results/all/latest")
+    command.add_argument("--page", type=Path, metavar="FILE", help="put them there, between its markers")
+    command.set_defaults(run=_tables)
     command = commands.add_parser("bench", help="put the figures of a bench together, whose parts have been judged")
     command.add_argument("directory", type=Path, help="e.g. results/bench/latest")
     command.set_defaults(run=_bench)
@@ -58,10 +65,21 @@ def _judge(options: argparse.Namespace) -> None:
 
 
 def _report(options: argparse.Namespace) -> None:
-    for run_dir in options.run_dir:
-        written = report.write(run_dir)
+    for directory in options.directory:
+        if (directory / plans.PLAN).exists():
+            print(plan_report.write(directory))
+            continue
+        written = report.write(directory)
         print(f"{written.figures['verdict']}: {written.figures['reason']}")
         print(written.path)
+
+
+def _tables(options: argparse.Namespace) -> None:
+    made = "\n".join(tables.document(View(Plan.load(directory))) for directory in options.directory)
+    if options.page is None:
+        print(made)
+    else:
+        tables.insert(options.page, made)
 
 
 def _bench(options: argparse.Namespace) -> None:

@@ -1,15 +1,13 @@
 """The figures: goodput by sending server, and what a move is made of.
 
-A server has the same colour everywhere (colour-blind safe), in light and dark. Each figure comes wide or
-narrow, for a page or a phone. The functions return Matplotlib figures and touch no global state.
+Each figure comes wide or narrow, for a page or a phone. The functions return Matplotlib figures and touch no global
+state.
 """
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any
 
 import matplotlib as mpl
 import numpy as np
@@ -22,35 +20,10 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import migrations, statistics
 from analysis.migrations import Trace
-
-Shape = Literal["wide", "narrow"]
-SHAPES: tuple[Shape, ...] = get_args(Shape)
-
-
-@dataclass(frozen=True)
-class Theme:
-    """The colours that depend on the page: text, secondary text, hairlines, the page itself."""
-
-    ink: str
-    muted: str
-    line: str
-    paper: str
-
-
-LIGHT = Theme("#1b1f24", "#5b6570", "#d9dee3", "#ffffff")
-DARK = Theme("#e8ebee", "#9aa5b1", "#3a424b", "#14181c")
-
-ACCENT = "#7b6fb0"
-"""What belongs to no server."""
+from analysis.palette import ACCENT, LIGHT, Shape, Theme, heading, server_colours, style
 
 ZOOM_MOVES = 8
 """Moves in the second panel, if there are many."""
-
-
-def colours(servers: Iterable[str]) -> dict[str, str]:
-    """The colour of each server, by its place in the order of run.json."""
-    palette = sns.color_palette("colorblind").as_hex()
-    return {name: palette[i % len(palette)] for i, name in enumerate(servers)}
 
 
 def goodput(
@@ -60,23 +33,23 @@ def goodput(
 
     The height is the goodput of a time bin; the colour changes where the new server's first new byte arrives.
     """
-    colour, wide = colours(servers), shape == "wide"
+    colour, wide = server_colours(servers), shape == "wide"
     start = int(trace.deliveries["time_ns"].iloc[0])
     moments = (trace.moves["new_ns"].to_numpy() - start) / 1e9
-    with mpl.rc_context(_style(theme)):
+    with mpl.rc_context(style(theme)):
         figure = Figure(figsize=(10, 4.7) if wide else (4.6, 5), layout="constrained")
         panels = figure.subplots(2 if len(moments) else 1, squeeze=False)[:, 0]
         whole, closest = panels[0], panels[-1]
         bin_ms: float = migrations.bin_ms(trace.duration_s)
         _area(whole, trace, start, bin_ms, (0.0, trace.duration_s), colour)
-        _heading(whole, "The whole download" + (f", in bins of {bin_ms} ms" if wide else ""))
+        heading(whole, "The whole download" + (f", in bins of {bin_ms} ms" if wide else ""))
         if closest is not whole:
             window = _window(moments, trace.duration_s)
             bin_ms = _fine_bin_ms(trace.deliveries, window)
             _area(closest, trace, start, bin_ms, window, colour)
             _mark_window(whole, window, theme)
             _mark_moves(closest, moments, trace.moves["stall_ms"], window, 0.05 if wide else 0.115, theme)
-            _heading(closest, f"Magnified, with the stall at each move; bins of {bin_ms} ms")
+            heading(closest, f"Magnified, with the stall at each move; bins of {bin_ms} ms")
         closest.set_xlabel("time since the first byte [s]")
         sent = [name for name in colour if name in set(trace.deliveries["server"])]
         handles = [Patch(color=colour[name], label=f"sent by {name.upper()}") for name in sent]
@@ -94,7 +67,7 @@ def phases(moves: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide", tit
 
     `moves` as migrations.reported returns them.
     """
-    with mpl.rc_context(_style(theme)):
+    with mpl.rc_context(style(theme)):
         wide = shape == "wide"
         figure = Figure(figsize=(10, 3.5) if wide else (4.6, 6.2), layout="constrained")
         left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
@@ -109,33 +82,6 @@ def phase_table(moves: pd.DataFrame) -> pd.DataFrame:
     """Phase durations in ms: a row per reported move, a column per phase in the order of the events."""
     names = dict.fromkeys(name for each in moves["phases"] for name in each)
     return pd.DataFrame([{name: each.get(name) for name in names} for each in moves["phases"]], dtype=float)
-
-
-def image(figure: Figure, kind: Literal["svg", "png"], paper: str | None = None) -> bytes:
-    """The figure as a file's bytes, on `paper` or transparent; the same figure gives the same bytes."""
-    buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-    with mpl.rc_context({"svg.hashsalt": "analysis"}):
-        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, facecolor=paper or "none", edgecolor="none")
-    return buffer.getvalue()
-
-
-def _style(theme: Theme) -> Any:
-    """Matplotlib parameters: little ink, in the theme's colours."""
-    return {
-        "font.size": 9.5, "axes.titlesize": 10, "axes.labelsize": 9.5, "svg.fonttype": "path",
-        "text.color": theme.ink, "axes.labelcolor": theme.muted, "axes.titlecolor": theme.ink,
-        "xtick.color": theme.muted, "ytick.color": theme.muted, "axes.edgecolor": theme.line,
-        "axes.facecolor": "none", "figure.facecolor": "none", "axes.titlelocation": "left",
-        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
-        "axes.grid": True, "axes.grid.axis": "y", "grid.color": theme.line, "grid.linewidth": 0.6,
-        "axes.axisbelow": True, "figure.constrained_layout.hspace": 0.08,
-        "xtick.major.size": 3, "ytick.major.size": 0,
-    }  # fmt: skip
-
-
-def _heading(axes: Axes, text: str) -> None:
-    axes.set_title(text, pad=6)
 
 
 def _area(
@@ -233,7 +179,7 @@ def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme, wide: bool) -> Non
     axes.grid(axis="x")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", colors=theme.ink)
-    _heading(axes, "Phases of a move (line: middle half)")
+    heading(axes, "Phases of a move (line: middle half)")
 
 
 def _distribution(axes: Axes, first_byte_ms: pd.Series[float], theme: Theme) -> None:
@@ -263,4 +209,4 @@ def _distribution(axes: Axes, first_byte_ms: pd.Series[float], theme: Theme) -> 
         xlabel="decision to first new byte [ms]", ylabel="share of moves", ylim=(0, 1.1), yticks=np.linspace(0, 1, 6)
     )
     axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-    _heading(axes, f"How long {len(first_byte_ms)} moves took")
+    heading(axes, f"How long {len(first_byte_ms)} moves took")

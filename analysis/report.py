@@ -12,7 +12,7 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures, migrations
+from analysis import figures, migrations, palette
 from analysis.verdict import Examination, examine
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -40,8 +40,8 @@ def write(run_dir: Path | str) -> Written:
     pictures = _pictures(found)
     for name, (draw, title) in pictures.items():
         figure = draw(title=title)
-        (path / f"{name}.png").write_bytes(figures.image(figure, "png", figures.LIGHT.paper))
-        (path / f"{name}.svg").write_bytes(figures.image(figure, "svg", figures.LIGHT.paper))
+        (path / f"{name}.png").write_bytes(palette.image(figure, "png", palette.LIGHT.paper))
+        (path / f"{name}.svg").write_bytes(palette.image(figure, "svg", palette.LIGHT.paper))
     # The keys are those of the bench; what only that measures is null.
     summary = {"interrupted_calls": None, "goodput_ratio": None, **found.verdict.figures}
     (path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -92,9 +92,9 @@ def _pictures(found: Examination) -> dict[str, tuple[Callable[..., Figure], str]
 def _inline(draw: Callable[..., Figure]) -> dict[str, str]:
     """A picture as data URIs: wide and narrow, each in light and dark."""
     uris = {}
-    for shape in figures.SHAPES:
-        for name, theme in (("light", figures.LIGHT), ("dark", figures.DARK)):
-            svg = figures.image(draw(theme=theme, shape=shape), "svg")
+    for shape in palette.SHAPES:
+        for name, theme in (("light", palette.LIGHT), ("dark", palette.DARK)):
+            svg = palette.image(draw(theme=theme, shape=shape), "svg")
             uris[f"{shape}_{name}"] = "data:image/svg+xml;base64," + base64.b64encode(svg).decode()
     return uris
 
@@ -113,7 +113,7 @@ def _render(found: Examination, pictures: dict[str, dict[str, str]]) -> str:
         verdict=found.verdict,
         figures=headline,
         pictures=pictures,
-        servers=figures.colours(run.servers),
+        servers=palette.server_colours(run.servers),
         rows=_rows(found),
         captures=captures,
         provenance=_flat({key: run.record[key] for key in run.record if key not in _NOT_PROVENANCE}),

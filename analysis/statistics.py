@@ -53,6 +53,17 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int 
     return median(np.asarray(numerators, float) / np.asarray(denominators, float), seed)
 
 
+def cliffs_delta(first: ArrayLike, second: ArrayLike) -> float | None:
+    """Effect size: the share of pairs in which the first is larger, minus that in which it is smaller; None of nothing.
+
+    0: no difference; ±1: no overlap. From 0.47 on it is called large (Romano et al. 2006).
+    """
+    one, other = np.asarray(first, float), np.asarray(second, float)
+    if not len(one) or not len(other):
+        return None
+    return float(np.sign(one[:, None] - other[None, :]).mean())
+
+
 def _resampled_medians(values: NDArray[np.float64], seed: int) -> NDArray[np.float64]:
     """The medians of RESAMPLES bootstrap samples, drawn in blocks that bound the memory."""
     generator = np.random.default_rng(seed)

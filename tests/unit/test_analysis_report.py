@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import figures, report
+from analysis import figures, palette, report
 from analysis.__main__ import main
 from analysis.synthetic import Download
 from analysis.verdict import examine
@@ -73,14 +73,14 @@ def test_a_run_without_evidence_gets_a_report(tmp_path: Path) -> None:
 def test_any_number_of_moves_can_be_drawn(tmp_path: Path, moves: int) -> None:
     found = examine(many_moves(moves).write(tmp_path))
     assert found.trace is not None and len(found.trace.moves) == moves
-    for shape in figures.SHAPES:
-        assert figures.image(figures.goodput(found.trace, found.run.servers, shape=shape), "svg")
-        assert figures.image(figures.phases(found.moves, figures.DARK, shape), "svg")
+    for shape in palette.SHAPES:
+        assert palette.image(figures.goodput(found.trace, found.run.servers, shape=shape), "svg")
+        assert palette.image(figures.phases(found.moves, palette.DARK, shape), "svg")
 
 
 def test_the_same_run_gives_the_same_picture(tmp_path: Path) -> None:
     moves = examine(many_moves(3).write(tmp_path)).moves
-    one, two = (figures.image(figures.phases(moves), "svg") for _ in range(2))
+    one, two = (palette.image(figures.phases(moves), "svg") for _ in range(2))
     assert one == two
 
 
@@ -89,8 +89,8 @@ def test_empty_captures_get_a_report(tmp_path: Path) -> None:
 
 
 def test_a_server_keeps_its_colour() -> None:
-    assert figures.colours(["s1", "s2"])["s1"] == figures.colours(["s1"])["s1"]
-    assert len(set(figures.colours(["s1", "s2", "s3", "s4"]).values())) == 4
+    assert palette.server_colours(["s1", "s2"])["s1"] == palette.server_colours(["s1"])["s1"]
+    assert len(set(palette.server_colours(["s1", "s2", "s3", "s4"]).values())) == 4
 
 
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

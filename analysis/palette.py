@@ -1,0 +1,90 @@
+"""Colours and styles of all figures, and how figures become files.
+
+A server has the same colour everywhere, and so has a mechanism: colour-blind safe, legible on light and dark pages.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import matplotlib as mpl
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+Shape = Literal["wide", "narrow"]
+SHAPES: tuple[Shape, ...] = get_args(Shape)
+
+
+@dataclass(frozen=True)
+class Theme:
+    """The colours that depend on the page: text, secondary text, hairlines, the page itself."""
+
+    ink: str
+    muted: str
+    line: str
+    paper: str
+
+
+LIGHT = Theme("#1b1f24", "#5b6570", "#d9dee3", "#ffffff")
+DARK = Theme("#e8ebee", "#9aa5b1", "#3a424b", "#14181c")
+
+ACCENT = "#7b6fb0"
+"""What belongs to no server and no mechanism."""
+
+_COLOURS: list[str] = sns.color_palette("colorblind").as_hex()
+_SERVERS = tuple(_COLOURS[i] for i in (0, 1, 3, 8, 6))
+_MECHANISMS: dict[str, str] = {"mtcp": _COLOURS[2], "tcp": _COLOURS[7], "reconnect": _COLOURS[4], "mptcp": _COLOURS[5],
+               "quic": _COLOURS[9]}  # fmt: skip
+_MARKERS = {"mtcp": "o", "tcp": "s", "reconnect": "^", "mptcp": "D", "quic": "v"}
+_TITLES = {"mtcp": "M-TCP", "tcp": "TCP", "reconnect": "reconnect", "mptcp": "MPTCP", "quic": "QUIC"}
+
+
+def server_colours(servers: Iterable[str]) -> dict[str, str]:
+    """The colour of each server, by its place in the order of run.json."""
+    return {name: _SERVERS[i % len(_SERVERS)] for i, name in enumerate(servers)}
+
+
+def mechanism_colour(name: str) -> str:
+    return _MECHANISMS.get(name, ACCENT)
+
+
+def mechanism_marker(name: str) -> str:
+    """Matplotlib's name of the sign that stands for it: colours are not all."""
+    return _MARKERS.get(name, "P")
+
+
+def mechanism_title(name: str) -> str:
+    """What it is called where people read it."""
+    return _TITLES.get(name, name)
+
+
+def style(theme: Theme) -> Any:
+    """Matplotlib parameters: little ink, in the theme's colours."""
+    return {
+        "font.size": 9.5, "axes.titlesize": 10, "axes.labelsize": 9.5, "svg.fonttype": "path",
+        "text.color": theme.ink, "axes.labelcolor": theme.muted, "axes.titlecolor": theme.ink,
+        "xtick.color": theme.muted, "ytick.color": theme.muted, "axes.edgecolor": theme.line,
+        "axes.facecolor": "none", "figure.facecolor": "none", "axes.titlelocation": "left",
+        "axes.spines.top": False, "axes.spines.right": False, "axes.spines.left": False,
+        "axes.grid": True, "axes.grid.axis": "y", "grid.color": theme.line, "grid.linewidth": 0.6,
+        "axes.axisbelow": True, "figure.constrained_layout.hspace": 0.08,
+        "xtick.major.size": 3, "ytick.major.size": 0,
+    }  # fmt: skip
+
+
+def heading(axes: Axes, text: str) -> None:
+    """What a panel shows, above it."""
+    axes.set_title(text, pad=6)
+
+
+def image(figure: Figure, kind: Literal["svg", "png"], paper: str | None = None) -> bytes:
+    """The figure as a file's bytes, on `paper` or transparent; the same figure gives the same bytes."""
+    buffer = io.BytesIO()
+    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
+    with mpl.rc_context({"svg.hashsalt": "analysis"}):
+        figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, facecolor=paper or "none", edgecolor="none")
+    return buffer.getvalue()

@@ -1,0 +1,232 @@
+"""Tables of a plan: the same for the page, for Markdown, and for whoever reads the code.
+
+Figures are medians of the repetitions with 95 % bootstrap intervals.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis import catalogue, comparing, observations, statistics
+from analysis.catalogue import METRICS, Metric
+from analysis.comparing import USUAL, in_order
+from analysis.observations import VERDICTS
+from analysis.palette import mechanism_title
+from analysis.plan_pictures import View
+from analysis.run import RunError
+from analysis.statistics import Estimate
+
+FEW = 2
+"""Settings up to which each gets a table of its own, with all metrics; else one table has them all, with a few."""
+BEGIN, END = "<!-- tables: made by python -m analysis tables -->", "<!-- tables: end -->"
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows of text; the first column names them."""
+
+    title: str
+    columns: list[str]
+    rows: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A scenario's setting, or all of them, by one mechanism: on the first screen."""
+
+    main: str
+    interval: str
+    more: list[tuple[str, str]]
+    runs: str
+    """How many did what, where that is not simply that all succeeded."""
+    best: bool
+
+
+def text(metric: Metric, estimate: Estimate) -> str:
+    """A figure with its interval, without unit."""
+    if estimate.value is None:
+        return "–"
+    if estimate.low is None or estimate.high is None:
+        return metric.text(estimate.value)
+    return f"{metric.text(estimate.value)} ({metric.text(estimate.low)} … {metric.text(estimate.high)})"
+
+
+def of_scenario(view: View, scenario: str) -> list[Table]:
+    """All tables of a scenario."""
+    settings = view.settings(scenario)
+    if len(settings) > FEW:
+        return [_over_settings(view, scenario, settings)]
+    return [_of_setting(view, scenario, setting) for setting in settings]
+
+
+def against(view: View, scenario: str, first: str = "mtcp") -> Table | None:
+    """A mechanism against each other one, pair by pair; None if there is no other."""
+    values = view.of(scenario)
+    others = [name for name in in_order(values["mechanism"]) if name != first]
+    headline = view.headline(scenario)
+    if headline is None or not others or first not in set(values["mechanism"]):
+        return None
+    metrics = [headline, *catalogue.companions(set(values["metric"]), headline)]
+    rows = []
+    for other in others:
+        row = [f"{mechanism_title(first)} − {mechanism_title(other)}"]
+        for metric in metrics:
+            found = comparing.paired(values, metric.name, first, other)
+            delta = "" if found.delta is None else f", δ {found.delta:+.2f}"
+            row.append("–" if not found.difference.n else f"{text(metric, found.difference)}{delta}")
+        rows.append(row)
+    return Table("Paired differences", ["", *(metric.heading for metric in metrics)], rows)
+
+
+def first_screen(view: View, mechanisms: Sequence[str]) -> list[tuple[str, str, list[Cell | None]]]:
+    """(scenario or setting, what its figures are, a cell for each mechanism or None) per row."""
+    rows: list[tuple[str, str, list[Cell | None]]] = []
+    for scenario in view.plan.scenarios:
+        metric = view.headline(scenario)
+        settings = view.settings(scenario)
+        for setting in settings if len(settings) <= FEW else [None]:
+            cells = _cells(view, scenario, setting, metric, mechanisms)
+            label = f"{scenario}, {len(settings)} settings" if setting is None else view.label(scenario, setting)
+            rows.append((label, metric.heading if metric else "", cells))
+    return rows
+
+
+def verdict_text(counts: pd.Series) -> str:
+    """How many runs did what: "3 succeeded, 1 invalid"."""
+    return ", ".join(f"{counts[word]} {word}" for word in VERDICTS if counts[word])
+
+
+def markdown(table: Table) -> str:
+    """As Markdown."""
+    lines = [table.columns, ["---"] + ["---:"] * (len(table.columns) - 1), *table.rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines)
+
+
+def document(view: View) -> str:
+    """All tables of a plan, as Markdown."""
+    plan = view.plan
+    parts = []
+    for scenario in plan.scenarios:
+        parts.append(f"### {scenario}")
+        for table in of_scenario(view, scenario):
+            parts += [table.title, markdown(table)] if table.title else [markdown(table)]
+        paired = against(view, scenario)
+        if paired is not None:
+            parts += [f"{paired.title}, with Cliff's δ:", markdown(paired)]
+        parts.append(_source(view, scenario))
+    return "\n\n".join(parts) + "\n"
+
+
+def insert(page: Path, made: str) -> None:
+    """Put Markdown between the markers on the page; RunError when they are not there."""
+    content = page.read_text()
+    if BEGIN not in content or END not in content:
+        raise RunError(f"{page} has no lines {BEGIN} and {END}")
+    before, _, rest = content.partition(BEGIN)
+    page.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{rest.partition(END)[2]}")
+
+
+def _of_setting(view: View, scenario: str, setting: str) -> Table:
+    """Metrics by mechanisms."""
+    values, counts = _parts(view, scenario, setting)
+    mechanisms = in_order([*counts["mechanism"]])
+    rows = [["runs", *(verdict_text(_sum(counts, name)) for name in mechanisms)]]
+    for metric in catalogue.shown(set(values["metric"])):
+        of_metric = values[values["metric"] == metric.name]
+        found = [statistics.median(of_metric.loc[of_metric["mechanism"] == name, "value"]) for name in mechanisms]
+        rows.append([metric.heading, *(text(metric, each) for each in found)])
+    title = "" if setting == USUAL else setting
+    return Table(title, ["", *map(mechanism_title, mechanisms)], rows)
+
+
+def _over_settings(view: View, scenario: str, settings: Sequence[str]) -> Table:
+    """Settings and mechanisms by a few metrics."""
+    values, counts = _parts(view, scenario, None)
+    present, headline = set(values["metric"]), view.headline(scenario)
+    few = [headline, *catalogue.companions(present, headline)] if headline else []
+    few += [METRICS[name] for name in ("floor_ms", "floor_ratio", "moves") if name in present]
+    few += [catalogue.named(name) for name in sorted(present) if name.startswith("measured.")][:4]
+    few = list(dict.fromkeys(few))
+    rows = []
+    for setting in settings:
+        for name in in_order(counts.loc[counts["setting"] == setting, "mechanism"]):
+            mine = values[(values["setting"] == setting) & (values["mechanism"] == name)]
+            found = [statistics.median(mine.loc[mine["metric"] == metric.name, "value"]) for metric in few]
+            total = _sum(counts[counts["setting"] == setting], name)
+            figures = [text(metric, each) for metric, each in zip(few, found, strict=True)]
+            rows.append([setting, mechanism_title(name), *figures, verdict_text(total)])
+    return Table("", ["setting", "mechanism", *(metric.heading for metric in few), "runs"], rows)
+
+
+def _cells(
+    view: View, scenario: str, setting: str | None, metric: Metric | None, mechanisms: Sequence[str]
+) -> list[Cell | None]:
+    values, counts = _parts(view, scenario, setting)
+    beside = catalogue.companions(set(values["metric"]), metric)
+    found: list[tuple[str, str, list[tuple[str, str]], str, float | None] | None] = []
+    for name in mechanisms:
+        if name not in set(counts["mechanism"]):
+            found.append(None)
+            continue
+        mine = values[values["mechanism"] == name]
+        main, interval, value = _main(mine, metric)
+        more = [
+            (each.title, f"{each.text(estimate.value)} {each.shown_unit}")
+            for each in beside
+            if (estimate := statistics.median(mine.loc[mine["metric"] == each.name, "value"])).value is not None
+        ]
+        total = _sum(counts, name)
+        plain = total["succeeded"] == total.sum()
+        found.append((main, interval, more, f"{total['succeeded']} runs" if plain else verdict_text(total), value))
+    known = [each[4] for each in found if each is not None and each[4] is not None]
+    top = None
+    if metric is not None and len(known) > 1 and metric.better:
+        top = max(known) if metric.better == "more" else min(known)
+    return [
+        None if each is None else Cell(*each[:4], best=each[4] is not None and each[4] == top) for each in found
+    ]  # fmt: skip
+
+
+def _main(mine: pd.DataFrame, metric: Metric | None) -> tuple[str, str, float | None]:
+    """(figure, interval, its value): of one setting; of several the range of their medians."""
+    if metric is None:
+        return "–", "", None
+    of_metric = mine[mine["metric"] == metric.name]
+    if of_metric["setting"].nunique() > 1:
+        medians = of_metric.groupby("setting")["value"].median()
+        return f"{metric.text(medians.min())} … {metric.text(medians.max())} {metric.shown_unit}", "", None
+    estimate = statistics.median(of_metric["value"])
+    if estimate.value is None:
+        return "–", "", None
+    interval = ""
+    if estimate.low is not None and estimate.high is not None:
+        interval = f"{metric.text(estimate.low)} … {metric.text(estimate.high)}"
+    return f"{metric.text(estimate.value)} {metric.shown_unit}".strip(), interval, estimate.value
+
+
+def _parts(view: View, scenario: str, setting: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The values, and the counts of verdicts, of a scenario's setting, or of all."""
+    values, loaded = view.of(scenario), view.loaded[view.loaded["scenario"] == scenario]
+    if setting is not None:
+        values, loaded = values[values["setting"] == setting], loaded[loaded["setting"] == setting]
+    counts = comparing.verdicts(loaded).merge(view.loaded[[*comparing.SETTING, "setting"]].drop_duplicates())
+    return values, counts
+
+
+def _sum(counts: pd.DataFrame, mechanism: str) -> pd.Series:
+    return counts.loc[counts["mechanism"] == mechanism, list(VERDICTS)].sum()
+
+
+def _source(view: View, scenario: str) -> str:
+    """Where the figures come from."""
+    runs = observations.runs(view.plan.loaded)
+    mine = runs[runs["scenario"] == scenario]
+    emulation = ", ".join(sorted(set(mine["emulation"]) - {""}))
+    return (
+        f"{len(mine)} runs of plan {view.plan.name}/{view.plan.id}; links by {emulation or '?'}. Medians of the "
+        "repetitions (95 % bootstrap intervals); failed runs count with what they reached, invalid ones do not."
+    )

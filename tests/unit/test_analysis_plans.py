@@ -1,0 +1,169 @@
+"""Plans: statistics over repetitions, tables, and a report that needs nothing else."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import comparing, palette, plan_figures, plan_pictures, plan_report, statistics, tables
+from analysis.__main__ import main
+from analysis.catalogue import METRICS, named
+from analysis.plan_pictures import View
+from analysis.plans import Plan
+from analysis.run import RunError
+from analysis.synthetic_plans import write_plan
+
+pytestmark = pytest.mark.unit
+
+LINKS = {"rtt": [20.0]}
+
+
+@pytest.fixture(scope="module")
+def plan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two scenarios, three mechanisms, three repetitions; `state-size` has a swept factor."""
+    directory = tmp_path_factory.mktemp("experiment") / "20260101T000000-abcd"
+    return write_plan(directory, {"dos": LINKS, "state-size": {"state": [0, 5000, 1_000_000]}}, 3,
+                      ("mtcp", "tcp", "mptcp"))  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def view(plan: Path) -> View:
+    """The plan, prepared."""
+    return View(Plan.load(plan))
+
+
+def values_of(*rows: tuple[str, str, int, float]) -> pd.DataFrame:
+    """(mechanism, factors, repetition, value) as of comparing.per_run."""
+    frame = pd.DataFrame(rows, columns=["mechanism", "factors", "repetition", "value"])
+    return frame.assign(scenario="x", policy="p", seed=frame["repetition"], metric="kept", run_id=frame.index)
+
+
+def test_the_repetition_is_the_unit(view: View) -> None:
+    loaded = view.plan.loaded
+    values = comparing.per_run(loaded, ["move_stall_ms", "kept"])
+    assert len(values) == values.groupby(["run_id", "metric"]).ngroups
+    kept = values[(values["metric"] == "kept") & (values["scenario"] == "dos")]
+    assert kept.groupby("mechanism").size().to_dict() == {"mtcp": 3, "tcp": 3}
+    found = comparing.estimates(kept, ["mechanism"]).set_index("mechanism")["estimate"]
+    assert found["mtcp"].n == 3
+    assert found["mtcp"].value == kept.loc[kept["mechanism"] == "mtcp", "value"].median()
+
+
+def test_a_figure_of_the_whole_run_wins_over_those_in_its_course() -> None:
+    rows = [("a", "m", np.nan, 5.0), ("a", "m", 1.0, 7.0), ("a", "n", 1.0, 1.0), ("a", "n", 2.0, 3.0)]
+    frame = pd.DataFrame(rows, columns=["run_id", "metric", "time", "value"])
+    about = dict.fromkeys(["scenario", "factors", "mechanism", "policy", "emulation", "reason"], "x")
+    frame = frame.assign(**about, repetition=1, seed=1, verdict="succeeded")
+    assert comparing.per_run(frame).set_index("metric")["value"].to_dict() == {"m": 5.0, "n": 2.0}
+
+
+def test_what_does_not_count_is_counted(view: View) -> None:
+    counts = comparing.verdicts(view.plan.loaded, ["scenario", "mechanism"]).set_index(["scenario", "mechanism"])
+    assert counts.loc[("dos", "mtcp")].to_dict() == {"succeeded": 3, "failed": 0, "unsupported": 0, "invalid": 1}
+    assert counts.loc[("dos", "mptcp"), "unsupported"] == 3
+
+
+def test_pairs_have_the_same_seed_and_factors() -> None:
+    values = values_of(
+        ("mtcp", "{}", 1, 10.0), ("tcp", "{}", 1, 8.0), ("mtcp", "{}", 2, 5.0), ("tcp", "{}", 2, 4.0),
+        ("mtcp", '{"a": 1}', 1, 100.0), ("mtcp", "{}", 3, 9.0), ("tcp", "{}", 4, 1.0),
+    )  # fmt: skip
+    found = comparing.paired(values, "kept", "mtcp", "tcp")
+    assert (found.difference.value, found.difference.n) == (1.5, 2)
+    assert found.ratio.value == pytest.approx(1.25)
+    assert found.delta == pytest.approx(0.5)  # 10 > 8, 10 > 4, 5 < 8, 5 > 4
+    assert comparing.paired(values, "kept", "mtcp", "quic").difference.n == 0
+
+
+def test_effect_size() -> None:
+    assert statistics.cliffs_delta([3, 4], [1, 2]) == 1
+    assert statistics.cliffs_delta([1, 2], [1, 2]) == 0
+    assert statistics.cliffs_delta([], [1]) is None
+
+
+def test_settings_are_called_by_what_varies(view: View) -> None:
+    assert view.settings("dos") == [comparing.USUAL]
+    assert view.settings("state-size") == ["state=0", "state=5000", "state=1000000"]
+
+
+def test_summary_has_stable_keys(view: View) -> None:
+    found = plan_report.summary(view)
+    assert found["runs"] == {"succeeded": 33, "failed": 0, "unsupported": 3, "invalid": 1}
+    kept = found["scenarios"]["dos"]["usual"]["mtcp"]["kept"]
+    assert kept["n"] == 3 and kept["ci95"][0] <= kept["value"] <= kept["ci95"][1]
+    first = found["scenarios"]["state-size"]["state=5000"]["mtcp"]["first_byte_ms"]
+    assert first["value"] == pytest.approx(1.2 * 20.4)
+    assert found["pending"] == 0
+
+
+def test_the_report_says_who_won_and_how_sure_that_is(view: View) -> None:
+    said, sure = plan_report.verdict(view)
+    assert re.fullmatch(r"M-TCP keeps 9\d % of the goodput, plain TCP 1\d %", said)
+    assert re.search(r"ahead of MPTCP \(\d+ %\): 5\d points \(\d+ … \d+\) in the median of 9 pairs", sure)
+
+
+def test_the_report_is_one_page(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "try" / "one", {"dos": LINKS}, 2, ("mtcp", "mptcp"))
+    assert main(["report", str(plan)]) == 0
+    page = (plan / "report.html").read_text()
+    assert not re.search(r"(src|srcset|href)=\"(https?:|//)", page)
+    assert "unsupported" in page and "no second path" in page and "the machine stood still" in page
+    links = set(re.findall(r'href="([^"#:]+)"', page))
+    assert links and all((plan / link).exists() for link in links)
+    ids = re.findall(r' id="([^"]+)"', page)
+    assert len(ids) == len(set(ids))
+    assert set(re.findall(r'(?:url\(#|href="#)([^")]+)', page)) <= set(ids)
+    assert palette.LIGHT.ink not in page.replace("--ink: " + palette.LIGHT.ink, "")
+    assert json.loads((plan / "summary.json").read_text())["experiment"] == plan.parent.name
+
+
+def test_tables_go_between_their_markers(plan: Path, tmp_path: Path) -> None:
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    for _ in range(2):
+        assert main(["tables", str(plan), "--page", str(page)]) == 0
+    text = page.read_text()
+    assert text.startswith("before\n") and text.endswith("\nafter\n") and "old" not in text
+    assert text.count("### state-size") == 1
+    assert "|  | M-TCP | TCP | MPTCP |" in text
+    assert re.search(r"\| goodput kept \[%\] \| 9\d \(\d+ … \d+\) \| 1\d \(\d+ … \d+\) \| – \|", text)
+    assert "| runs | 3 succeeded, 1 invalid | 3 succeeded | 3 unsupported |" in text
+    page.write_text("no markers")
+    assert main(["tables", str(plan), "--page", str(page)]) == 2
+
+
+def test_every_figure_can_be_narrow(view: View) -> None:
+    for picture in plan_pictures.of_scenario(view, "state-size"):
+        picture.draw(palette.DARK, "narrow").draw_without_rendering()
+
+
+def test_nothing_but_failures_still_makes_a_page(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "x" / "y", {"dos": LINKS}, 1, ("mptcp",))
+    assert "1 unsupported" in plan_report.write(plan).read_text()
+
+
+def test_other_plans_are_refused(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "x" / "y", {"dos": LINKS}, 1, ("tcp",))
+    (plan / "plan.json").write_text('{"schema_version": 0}')
+    with pytest.raises(RunError, match="schema version 0; only 1"):
+        Plan.load(plan)
+
+
+def test_a_mechanism_has_its_colour_and_no_server_has_it() -> None:
+    mechanisms = {palette.mechanism_colour(name) for name in comparing.MECHANISMS}
+    assert len(mechanisms) == len(comparing.MECHANISMS)
+    assert not mechanisms & set(palette.server_colours(["s1", "s2", "s3", "s4", "s5"]).values())
+    assert plan_figures.mechanism_colour("quic") == palette.mechanism_colour("quic")
+
+
+def test_how_figures_are_written() -> None:
+    assert [METRICS["kept"].text(each) for each in (0.934, 0.0512, 1.0)] == ["93", "5.1", "100"]
+    assert [METRICS["stall_ms"].text(each) for each in (3.14159, 31.4159, 314.159, 31415.9, None)] == [
+        "3.14", "31.4", "314", "31\u202f416", "–",
+    ]  # fmt: skip
+    assert named("measured.drain_s").heading == "drain [s]"
