@@ -30,7 +30,7 @@ class Connection(abc.ABC):
     sent: int = 0
     """Bytes of requests, likewise."""
     ca: Path | None = None
-    """Whose certificates it believes, a PEM file, where servers have any; None: the system's."""
+    """Whose certificates it believes, a PEM file, where servers have any; None: the public authorities."""
 
     @abc.abstractmethod
     async def open(self, server: Endpoint) -> None:

@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     common = argparse.ArgumentParser(add_help=False)
     common.add_argument("--connect", choices=connections.KINDS, default="tcp")
     common.add_argument("--servers", type=servers, required=True, metavar="NAME=ADDRESS:PORT,…", help="best first")
-    common.add_argument("--ca", type=Path, metavar="FILE", help="certificates that it believes, of quic (the system's)")
+    common.add_argument(
+        "--ca", type=Path, metavar="FILE", help="certificates that it believes, of quic (the public ones)"
+    )
     common.add_argument("--start-at", type=float, default=0.0, metavar="SECONDS", help="(now)")
     common.add_argument("--end-at", type=float, required=True, metavar="SECONDS")
     common.add_argument("--path", default="/big")

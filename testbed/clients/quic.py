@@ -20,6 +20,10 @@ from testbed.clients.connections import Broken, Connection, checked_length, rang
 BATCH = 64
 """Datagrams that are read before anything is sent. aioquic's own loop wakes, and looks for something to send, for each
 one: a client needs twice the CPU time then."""
+PAUSE = 0.001
+"""Seconds, which asyncio's clock makes one to two milliseconds, from one reading to the next while more than LONG bytes
+of an answer are still to come: a wake-up finds some ten datagrams at 100 Mbit/s, not one."""
+LONG = 1 << 16
 LARGEST = 1 << 16
 """Bytes of a datagram."""
 
@@ -77,7 +81,7 @@ class Quic(Connection):
         try:
             while exchange.headers is None:
                 await self._news(exchange)
-            checked_length(int(exchange.headers[b":status"]), exchange.headers, path, first, end)
+            exchange.left = checked_length(int(exchange.headers[b":status"]), exchange.headers, path, first, end)
             while exchange.pieces or not exchange.ended:
                 if exchange.pieces:
                     yield exchange.read()
@@ -117,9 +121,12 @@ class _Exchange(QuicConnectionProtocol):
         super().__init__(connection)
         quic.paced(connection)
         self._http = H3Connection(connection)
+        self._datagrams: _Datagrams | None = None
         self._stream_id = -1
         self.headers: dict[bytes, bytes] | None = None
         self.pieces: list[bytes] = []
+        self.left = 0
+        """Bytes of the body that are still to be read."""
         self.ended = False
         self.changed = asyncio.Event()
         self.received = self.sent = 0
@@ -128,13 +135,13 @@ class _Exchange(QuicConnectionProtocol):
 
     def use(self, datagrams: _Datagrams, server: Endpoint) -> None:
         """Send and receive through these from now on."""
-        if self._transport is not None:
-            self._transport.close()
-        self._server = server
+        if self._datagrams is not None:
+            self._datagrams.close()
+        self._datagrams, self._server = datagrams, server
         self.connection_made(cast(asyncio.BaseTransport, datagrams))
 
-    def readable(self, sock: socket.socket) -> None:
-        """Take what has come, then answer once."""
+    def take(self, sock: socket.socket) -> float:
+        """Take what has come, then answer once; seconds until it is worth while to look again."""
         now = self._loop.time()
         try:
             for _ in range(BATCH):
@@ -143,9 +150,10 @@ class _Exchange(QuicConnectionProtocol):
             pass
         except OSError as error:  # ICMP: nobody listens there
             self.over(error.strerror or str(error))
-            return
+            return 0
         self._process_events()
         self.transmit()
+        return PAUSE if self.left > LONG else 0
 
     def request(self, headers: Mapping[str, str]) -> None:
         """Send one; then there is an answer to be read."""
@@ -160,6 +168,7 @@ class _Exchange(QuicConnectionProtocol):
         """What there is of the body."""
         data = b"".join(self.pieces)
         self.pieces.clear()
+        self.left -= len(data)
         self._quic.unread = 0
         stream = self._quic._streams.get(self._stream_id)
         if stream is not None and self._quic.room(stream):
@@ -172,7 +181,7 @@ class _Exchange(QuicConnectionProtocol):
             self._quic.stop_stream(self._stream_id, ErrorCode.H3_REQUEST_CANCELLED)
             self.transmit()
         self.pieces.clear()
-        self._quic.unread, self._stream_id = 0, -1
+        self._quic.unread, self._stream_id, self.left = 0, -1, 0
 
     def quic_event_received(self, event: QuicEvent) -> None:
         if isinstance(event, ConnectionTerminated):
@@ -207,8 +216,8 @@ class _Exchange(QuicConnectionProtocol):
         self.over("the connection has been closed")
         if self._timer is not None:
             self._timer.cancel()
-        if self._transport is not None:
-            self._transport.close()
+        if self._datagrams is not None:
+            self._datagrams.close()
 
     def observed(self) -> Mapping[str, Any]:
         """Of its round-trip times, what is known, in seconds."""
@@ -220,9 +229,20 @@ class _Datagrams:
     """A socket, as much of a transport as aioquic wants."""
 
     def __init__(self, sock: socket.socket, exchange: _Exchange) -> None:
-        self._sock = sock
+        self._sock, self._exchange = sock, exchange
         self._loop = asyncio.get_running_loop()
-        self._loop.add_reader(sock, exchange.readable, sock)
+        self._pause: asyncio.TimerHandle | None = None
+        self._listen()
+
+    def _listen(self) -> None:
+        self._pause = None
+        self._loop.add_reader(self._sock, self._read)
+
+    def _read(self) -> None:
+        pause = self._exchange.take(self._sock)
+        if pause and self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._pause = self._loop.call_later(pause, self._listen)
 
     def sendto(self, data: bytes, _address: object) -> None:
         """Send, or lose it: that is what datagrams are for. What is wrong with the path is seen on reading."""
@@ -230,5 +250,9 @@ class _Datagrams:
             self._sock.send(data)
 
     def close(self) -> None:
-        self._loop.remove_reader(self._sock)
-        self._sock.close()
+        if self._pause is not None:
+            self._pause.cancel()
+            self._pause = None
+        if self._sock.fileno() >= 0:
+            self._loop.remove_reader(self._sock)
+            self._sock.close()

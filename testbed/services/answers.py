@@ -26,10 +26,10 @@ def answer(method: str, target: str, asked: str | None, directory: Path) -> Answ
     """To a request for `target` with the Range header `asked`."""
     headers = [("Accept-Ranges", "bytes"), ("Server", "mtcp-files")]
     name = unquote(urlsplit(target).path).lstrip("/")
-    file = (directory / name).resolve()
+    file = directory / name
     if method not in ("GET", "HEAD"):
         return Answer(405, [*headers, ("Allow", "GET, HEAD"), ("Content-Length", "0")])
-    if not file.is_relative_to(directory.resolve()) or not file.is_file():
+    if not _is_served(file, directory):
         return Answer(404, [*headers, ("Content-Length", "0")])
     size = file.stat().st_size
     first, end = byte_range(asked, size)
@@ -42,6 +42,13 @@ def answer(method: str, target: str, asked: str | None, directory: Path) -> Answ
         first, end = 0, size
     headers += [("Content-Length", str(end - first)), ("Content-Type", "application/octet-stream")]
     return Answer(status, headers, name if method == "GET" else "", first, end)
+
+
+def _is_served(file: Path, directory: Path) -> bool:
+    try:
+        return file.resolve().is_relative_to(directory.resolve()) and file.is_file()
+    except (OSError, ValueError):  # no file can be called like that
+        return False
 
 
 def byte_range(header: str | None, size: int) -> tuple[int, int]:

@@ -76,7 +76,7 @@ class Serving(QuicConnectionProtocol):
         if request.stream_id in self._bodies:
             return  # trailers
         headers = {name: value.decode("latin-1") for name, value in request.headers}
-        found = answer(headers[b":method"], headers[b":path"], headers.get(b"range"), self._directory)
+        found = answer(headers[b":method"], headers.get(b":path", ""), headers.get(b"range"), self._directory)
         lines = [(":status", str(found.status)), *found.headers]
         body = found.end - found.first if found.path else 0
         encoded = [(name.lower().encode(), value.encode("latin-1")) for name, value in lines]

@@ -217,12 +217,12 @@ def test_the_programs_go_on_at_another_server(hosts: Hosts, tmp_path: Path) -> N
         for address in (S1, S2):
             start(server, "testbed.services.quic_files", *files, "--address", address)
         where = ["--servers", f"s1={S1}:{PORT},s2={S2}:{PORT}", "--ca", credentials / "certificate.pem"]
-        policy = ["--connect", "quic", "--policy", "every:bytes=700000", "--path", "/long"]
+        policy = ["--connect", "quic", "--policy", "every:bytes=400000", "--path", "/long"]
         end = ["--end-at", time.monotonic() + 60 * PATIENCE, "--out", out]
         start(client, "testbed.clients.http", "download", *where, *policy, *end)
         for program in programs:
             assert program.stdout is not None and program.stdout.readline() in ("listening\n", "ready\n")
-        until(lambda: carried(client) > before + 10_000_000, 20 * PATIENCE)
+        until(lambda: carried(client) > before + 5_000_000, 20 * PATIENCE)
         programs[-1].send_signal(signal.SIGTERM)
         assert programs[-1].wait(20) == 0
     finally:
@@ -232,7 +232,7 @@ def test_the_programs_go_on_at_another_server(hosts: Hosts, tmp_path: Path) -> N
     told = json.loads((out / "client.json").read_text())
     whole, rest = divmod(told["bytes"], len(CONTENT))
     assert told["sha256"] == hashlib.sha256(CONTENT * whole + CONTENT[:rest]).hexdigest()
-    assert told["bytes"] > 1_400_000 - 10_000 and not told["error"]
+    assert told["bytes"] > 700_000 and not told["error"]
     # Every second connection at the other server.
     assert len(told["connections"]) > 2 and len(told["decisions"]) >= len(told["connections"]) - 1
     assert [each["server"] for each in told["connections"][:3]] == ["s1", "s2", "s1"]

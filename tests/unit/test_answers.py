@@ -61,6 +61,8 @@ def test_whole_files_parts_and_heads(directory: Path) -> None:
         ("GET", "/sub", None, 404),
         ("GET", "/../secret", None, 404),
         ("GET", "/%2e%2e/secret", None, 404),
+        ("GET", "/%00", None, 404),
+        ("GET", "/" + "a" * 5000, None, 404),
         ("GET", "/sub/a%20b", "bytes=100-", 416),
         ("POST", "/sub/a%20b", None, 405),
     ],
