@@ -85,25 +85,27 @@ def _varied(ledger: Ledger) -> list[str]:
 
 
 def _show_figures(figures: Mapping[str, Any], console: Console) -> None:
-    """Those of summary.json, whatever they are: nested names in one column."""
-    table = Table("figure", "value", box=box.SIMPLE)
-    for name, value in _flat(figures):
-        table.add_row(name, value)
-    console.print(table, highlight=False)
+    """Those of a plan's summary.json: a table for each scenario and setting, a row for each mechanism."""
+    for scenario, settings in figures["scenarios"].items():
+        for setting, found in settings.items():
+            names = list(dict.fromkeys(name for metrics in found.values() for name in metrics))
+            table = Table(f"{scenario}, {setting}", *names, box=box.SIMPLE)
+            for mechanism, metrics in found.items():
+                table.add_row(mechanism, *(_estimate(metrics.get(name)) for name in names))
+            console.print(table, highlight=False)
 
 
-def _flat(value: Any, name: str = "") -> list[tuple[str, str]]:
-    if isinstance(value, Mapping):
-        if {"value", "ci95"} <= value.keys():
-            return [(name, f"{_text(value['value'])}  ({' … '.join(map(_text, value['ci95'] or []))})")]
-        return [row for key, each in value.items() for row in _flat(each, f"{name} {key}".strip())]
-    return [(name, ", ".join(map(_text, value)) if isinstance(value, list) else _text(value))]
-
-
-def _text(value: Any) -> str:
-    if value is None:
+def _estimate(estimate: Mapping[str, Any] | None) -> str:
+    """A median, and its confidence interval where there is one."""
+    if estimate is None or estimate["value"] is None:
         return "-"
-    return f"{value:,.2f}" if isinstance(value, float) else str(value)
+    low, high = estimate["ci95"]
+    interval = "" if low is None else f" ({_text(low)} … {_text(high)})"
+    return _text(estimate["value"]) + interval
+
+
+def _text(value: float) -> str:
+    return f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
 def _usual(factor: Factor) -> str:

@@ -14,14 +14,13 @@ from typing import Any
 
 from experiments.mechanisms.base import Mechanism
 from experiments.plan import Trial
+from testbed.fidelity import Monitor, exceeded
 from testbed.processes import PATIENCE, Program
 from testbed.results import Run
 from topologies.running import Running
 
 START = 1.0
 """Seconds for a client program to be ready."""
-LATE = 0.3
-"""Seconds later than it should that a client may begin; then the run is invalid."""
 END = 15.0
 """For it to end, and to write what it has seen."""
 SPREAD = 0.5
@@ -119,9 +118,9 @@ class Client:
             found: dict[str, Any] = {"exit": code or 1, "error": f"it ended with {code}: {last}", "bytes": 0}
         else:
             found = json.loads(report.read_text())
-            late = found["started_ns"] / 1e9 - clock.start_at
-            if late > LATE:
-                self._stage.run.void(f"the machine was too busy: {self._name} began {late:.1f} s late")
+            late = {"client_late_ms": found["started_ns"] / 1e6 - clock.start_at * 1e3}
+            for reason in exceeded(late, Monitor.limits):
+                self._stage.run.void(reason)
             content = self._stage.network.directory / self._path.lstrip("/")
             found["expected_sha256"] = repeated_sha256(content, int(found["bytes"]))
         self._stage.run.metadata["facts"].setdefault("clients", {})[self._name] = found

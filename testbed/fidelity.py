@@ -78,6 +78,8 @@ class Limits:
     """Packets that the emulator lost without having been asked to."""
     capture_drops: float = 0
     """Packets that captures missed."""
+    client_late_ms: float = 300.0
+    """How late a client program began its work, which had a second to get ready (experiments.stage)."""
 
     @classmethod
     def read(cls, path: Path) -> Limits:
@@ -104,6 +106,7 @@ _WORDS: Mapping[str, str] = {
     "emulator_cpu": "the delay line used {:.0%} of the one processor that it can use",
     "emulator_drops": "the link emulator dropped {:.0f} packets of its own accord",
     "capture_drops": "captures missed {:.0f} packets",
+    "client_late_ms": "a client was not ready in time: it began {:.0f} ms late",
 }
 
 
