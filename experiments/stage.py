@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import random
+import signal
 import sys
 import time
 from collections.abc import Callable, Sequence
@@ -116,8 +117,12 @@ class Client:
         if not report.exists():
             last = " | ".join(self._program.output().strip().splitlines()[-3:])
             found: dict[str, Any] = {"exit": code or 1, "error": f"it ended with {code}: {last}", "bytes": 0}
+            if code == -signal.SIGKILL:
+                self._stage.run.void(f"{self._name} had to be killed: it should have ended {END:g} s before")
         else:
             found = json.loads(report.read_text())
+            if not found["started_ns"]:
+                self._stage.run.void(f"{self._name} never began: {found['error']}")
             late = {"client_late_ms": found["started_ns"] / 1e6 - clock.start_at * 1e3}
             for reason in exceeded(late, Monitor.limits):
                 self._stage.run.void(reason)

@@ -41,7 +41,7 @@ def plan(directory: Path) -> Any:
 
 def test_a_plan_is_interrupted_and_resumed(tmp_path: Path) -> None:
     (tmp_path / "limits.toml").write_text(LIMITS)
-    tiny = ["--set", "before=0.5", "--set", "after=0.5", "--set", "rtt=8", "--set", "bw=20", "--set", "cross=18"]
+    tiny = ["--set", "before=1", "--set", "after=0.5", "--set", "rtt=8", "--set", "bw=20", "--set", "cross=18"]
     asked = ["congestion", "--mechanism", "mtcp,tcp", "--policy", "oracle", "--reps", "1", "--limits", "limits.toml"]
     first = experiments(tmp_path, "run", *asked, *tiny)
     assert eventually(lambda: bool(list(tmp_path.glob("results/congestion/*/runs/*/logs"))), 60)
@@ -57,14 +57,9 @@ def test_a_plan_is_interrupted_and_resumed(tmp_path: Path) -> None:
     again = experiments(tmp_path, "resume")
     said, _ = again.communicate()
     assert again.returncode == 0, said
-    assert "2 trials, 1 attempts more; the plan is finished" in said
+    assert "the plan is finished" in said
     verdicts = {each["trial"]["mechanism"]: each["state"] for each in plan(tmp_path)["trials"]}
     assert verdicts == {"mtcp": "succeeded", "tcp": "succeeded"}, said
-    moves = {
-        each["trial"]["mechanism"]: json.loads(
-            (directory / "runs" / each["attempts"][-1]["run"] / "summary.json").read_text()
-        )["moves"]
-        for each in plan(tmp_path)["trials"]
-    }
-    assert moves["mtcp"] == 1 and not moves["tcp"]
-    assert (directory / "summary.json").exists()
+    assert {"mtcp", "tcp"} == set(
+        json.loads((directory / "summary.json").read_text())["scenarios"]["congestion"]["usual"]
+    )
