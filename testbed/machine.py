@@ -9,7 +9,7 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("mininet", "scapy", "pandas", "numpy", "scipy", "pyarrow", "seaborn", "h11")
+PACKAGES = ("mininet", "scapy", "pandas", "numpy", "scipy", "pyarrow", "seaborn", "h11", "aioquic")
 TOOLS = {
     "mnexec": ["mnexec", "-v"],
     "iproute2": ["ip", "-V"],

@@ -183,6 +183,26 @@ def test_neither_end_holds_what_the_other_is_too_slow_for(hosts: Hosts, monkeypa
     perform(act)
 
 
+def test_a_client_of_a_server_that_died_learns_of_it(hosts: Hosts) -> None:
+    """Its socket is gone, as the kernel leaves it behind a program that was killed: not a word, but ICMP."""
+
+    async def act() -> None:
+        with hosts.network.server.inside():
+            server = await quic_files.serve(S1, PORT, hosts.files, hosts.credentials)
+        async with hosts.connected() as connection:
+            got, pieces = await begun(connection, 300_000)
+            (serving,) = served(server)
+            assert server._transport is not None and serving._timer is not None
+            serving._timer.cancel()
+            server._transport.abort()
+            with pytest.raises(Broken, match=r"10\.77\.0\.2.*Connection refused"):
+                async for piece in pieces:
+                    got += piece
+            assert CONTENT.startswith(got) and len(got) < len(CONTENT)
+
+    perform(act)
+
+
 @pytest.mark.parametrize("wrong", ["ca", "name", "nobody"])
 def test_who_cannot_prove_its_address_is_not_believed(hosts: Hosts, wrong: str) -> None:
     server = {"ca": S1, "name": V6[1], "nobody": S2}[wrong]
