@@ -1,12 +1,13 @@
 """The application helps itself: with the same policy, it closes its connection and asks another server for the rest.
 
 That is what the client program does by HTTP Range. Nothing on the servers knows of it, so there is nobody who could
-give it hints: policies of the servers do nothing here.
+give it hints.
 """
 
 from __future__ import annotations
 
 from experiments.mechanisms.base import Mechanism, serve_files
+from experiments.plan import Trial
 from experiments.stage import Stage
 
 
@@ -16,6 +17,9 @@ class Reconnect(Mechanism):
     name = "reconnect"
     summary = "plain TCP: the application closes, and resumes at another server"
     resumes = True
+
+    def unsupported(self, trial: Trial) -> str:
+        return "servers cannot tell an application to leave" if trial.policy.partition(":")[0] == "hints" else ""
 
     def prepare(self, stage: Stage) -> None:
         serve_files(stage)

@@ -36,7 +36,7 @@ class Streaming(Scenario):
     }
 
     def network(self, trial: Trial, **settings: Any) -> AbstractContextManager[dumbbell.Running]:
-        return dumbbell.running(bw=trial.factors["bw"], rtt=trial.factors["rtt"], **settings)
+        return dumbbell.running(second_path=True, bw=trial.factors["bw"], rtt=trial.factors["rtt"], **settings)
 
     def perform(self, stage: Stage) -> None:
         stage.set_clock()
