@@ -24,7 +24,7 @@ NLMSG_ERROR = 2
 NLM_F_REQUEST = 1
 NLMSG_DONE = 3
 NLM_F_DUMP = 0x300
-TCP_TIME_WAIT, TCP_LISTEN, TCP_NEW_SYN_RECV = 6, 10, 12
+TCP_SYN_RECV, TCP_TIME_WAIT, TCP_LISTEN, TCP_NEW_SYN_RECV = 3, 6, 10, 12
 _ALL_STATES = 0xFFFFFFFF
 _NO_COOKIE = 0xFFFFFFFF
 _HEADER = struct.Struct("=IHHII")
@@ -59,20 +59,30 @@ class SockDiag:
 
     def exists(self, four_tuple: FourTuple) -> bool:
         """Whether there is a TCP socket with these addresses, be it in TIME_WAIT; OSError when the kernel fails."""
+        found = self._ask(four_tuple, 0)
+        # A listener on the port is what the kernel finds when there is no connection.
+        return found is not None and found[1] != TCP_LISTEN
+
+    def find(self, four_tuple: FourTuple) -> TcpSocket | None:
+        """The connection with these addresses and its tcp_info, None where there is none; OSError as of `exists`."""
+        found = self._ask(four_tuple, 1 << (_INFO - 1))
+        return None if found is None or found[1] == TCP_LISTEN else parse(found)
+
+    def _ask(self, four_tuple: FourTuple, extensions: int) -> bytes | None:
+        """The kernel's struct inet_diag_msg and attributes."""
         local, remote = four_tuple
         family = socket.AF_INET if len(local.packed) == 4 else socket.AF_INET6
         ports = (local.port.to_bytes(2, "big"), remote.port.to_bytes(2, "big"))
-        ends = (local.packed, remote.packed)
-        request = _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _ALL_STATES, *ports, *ends, 0, _NO_COOKIE, _NO_COOKIE)
+        which = (family, socket.IPPROTO_TCP, extensions, _ALL_STATES, *ports, local.packed, remote.packed)
+        request = _REQUEST.pack(*which, 0, _NO_COOKIE, _NO_COOKIE)
         header = _HEADER.pack(_HEADER.size + len(request), SOCK_DIAG_BY_FAMILY, NLM_F_REQUEST, 0, 0)
         self._sock.send(header + request)
         answer = self._sock.recv(4096)
         if _HEADER.unpack_from(answer)[1] != NLMSG_ERROR:
-            # A listener on the port is what the kernel finds when there is no connection.
-            return answer[_HEADER.size + 1] != TCP_LISTEN
+            return answer[_HEADER.size :]
         number = -_ERROR.unpack_from(answer, _HEADER.size)[0]
         if number == errno.ENOENT:
-            return False
+            return None
         raise OSError(number, f"sock_diag: {os.strerror(number)}")
 
     def dump(self, port: int | None = None) -> list[TcpSocket]:
@@ -82,22 +92,32 @@ class SockDiag:
         OSError when the kernel fails.
         """
         states = (1 << TCP_NEW_SYN_RECV) - 1 & ~(1 << TCP_TIME_WAIT)
-        request = _OLD_REQUEST.pack(0, 0, 0, 1 << (_INFO - 1), bytes(48), states, 0)
+        return [parse(body) for body in self._dump(states, 1 << (_INFO - 1), port)]
+
+    def listeners(self) -> list[TcpSocket]:
+        """All listeners; OSError when the kernel fails. Cheap: the table of connections is not walked."""
+        return [parse(body) for body in self._dump(1 << TCP_LISTEN, 0)]
+
+    def half_open(self) -> int:
+        """How many connections of listeners are half open; OSError when the kernel fails."""
+        return sum(1 for _ in self._dump(1 << TCP_SYN_RECV, 0))
+
+    def _dump(self, states: int, extensions: int, port: int | None = None) -> Iterator[bytes]:
+        request = _OLD_REQUEST.pack(0, 0, 0, extensions, bytes(48), states, 0)
         if port is not None:
             code = _either_port(port)
             request += _ATTRIBUTE.pack(_ATTRIBUTE.size + len(code), 1) + code  # INET_DIAG_REQ_BYTECODE
         length = _HEADER.size + len(request)
         self._sock.send(_HEADER.pack(length, TCPDIAG_GETSOCK, NLM_F_REQUEST | NLM_F_DUMP, 0, 0) + request)
-        found: list[TcpSocket] = []
         while True:
             answer = self._sock.recv(1 << 16)
             for kind, body in messages(answer):
                 if kind == NLMSG_DONE:
-                    return found
+                    return
                 if kind == NLMSG_ERROR:
                     number = -_ERROR.unpack_from(body)[0]
                     raise OSError(number, f"sock_diag: {os.strerror(number)}")
-                found.append(parse(body))
+                yield body
 
     def close(self) -> None:
         self._sock.close()

@@ -10,11 +10,11 @@ import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import lru_cache
 from pathlib import Path
 from typing import Protocol
 
 from mtcp.linux import tcp_info
+from mtcp.linux.netstat import counters
 from mtcp.linux.sockdiag import NLMSG_DONE, NLMSG_ERROR, TCP_LISTEN, SockDiag, TcpSocket, attributes, messages
 
 Metrics = Mapping[str, float]
@@ -162,17 +162,3 @@ class Netstat:
     def read(self) -> Iterator[tuple[str, Metrics]]:
         for file in self._files:
             yield from counters(os.pread(file, 1 << 16, 0).decode())
-
-
-def counters(text: str) -> Iterator[tuple[str, Metrics]]:
-    """The groups of a file that has two lines of each: "Group: names" and "Group: values"."""
-    lines = text.splitlines()
-    for heading, line in zip(lines[::2], lines[1::2], strict=True):
-        group, names = _heading(heading)
-        yield group, dict(zip(names, map(int, line.split()[1:]), strict=True))
-
-
-@lru_cache(64)
-def _heading(line: str) -> tuple[str, tuple[str, ...]]:
-    group, *names = line.split()
-    return group.rstrip(":"), tuple(names)
