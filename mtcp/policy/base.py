@@ -45,16 +45,24 @@ class View:
     """The receive window that the client offers, as a share of its widest so far: near 0, it is the slow one itself."""
     waiting: bool | None = None
     """Whether the application waits for data. Only an application itself knows always."""
+    asked_at: float | None = None
+    """When the client sent data last, again or for the first time; seconds on the same clock."""
+    heard_at: float | None = None
+    """When data came to it last."""
     srtt: float | None = None
-    """The kernel's smoothed round-trip time of the connection, seconds. For a receiver: of its last requests."""
+    """The kernel's smoothed round-trip time of the connection, seconds. At a receiver: of its last requests."""
+    receive_rtt: float | None = None
+    """The same as a receiver of data finds it, with the time for which the server had nothing to send."""
     min_rtt: float | None = None
-    """Its lowest, seconds."""
-    retransmitted: int | None = None
-    """Segments that the client has sent again, since the connection began."""
-    unacknowledged: int | None = None
-    """Segments of the client's that are under way or lost."""
+    """The lowest, seconds."""
+    segments_received: int | None = None
+    """Segments with data, since the connection began, as all counts here."""
+    segments_sent: int | None = None
+    """Likewise; those that were sent again count twice."""
     out_of_order: int | None = None
-    """Segments that have come out of order, since the connection began: as a rule, those before them were lost."""
+    """Segments received out of order: as a rule, some before them was lost."""
+    retransmitted: int | None = None
+    """Segments sent again."""
     servers: Mapping[Endpoint, Known] = field(default_factory=dict)
     """What is known of the current server and of others."""
 
@@ -72,7 +80,7 @@ class Policy:
     interval: float | None = None
     """Seconds between calls of `observe`; None: never."""
     wants_kernel: ClassVar[bool] = False
-    """Whether it needs what the kernel knows of the socket (View.waiting to out_of_order): a system call a view."""
+    """Whether it needs what the kernel knows of the socket (mtcp.policy.kernel): a system call a view."""
     wants_probes: ClassVar[bool] = False
     """Whether it needs round-trip times of servers (Known.rtt)."""
 

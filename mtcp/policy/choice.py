@@ -17,13 +17,13 @@ def cost(known: Known) -> float | None:
     return (known.rtt or 0.0) + FULL_LOAD * (known.load or 0.0)
 
 
-def choose(view: View) -> Endpoint | None:
-    """The best of the other servers that are known; connections spread over those that are equally good.
+def choose(view: View, among: tuple[Endpoint, ...] | None = None) -> Endpoint | None:
+    """The best of the other servers, or `among` these; connections spread over those that are equally good.
 
     One of which nothing is known is taken for as near as the nearest, and idle. None: there is no other.
     """
-    costs = {server: cost(view.known(server)) for server in view.others}
-    nearest = min((known.rtt for s in view.others if (known := view.known(s)).rtt is not None), default=0.0)
-    best = min((nearest if c is None else c for c in costs.values()), default=0.0)
-    equal = [server for server, c in costs.items() if (nearest if c is None else c) <= best]
+    costs = {server: cost(view.known(server)) for server in (view.others if among is None else among)}
+    nearest = min((rtt for server in costs if (rtt := view.known(server).rtt) is not None), default=0.0)
+    assumed = {server: nearest if known is None else known for server, known in costs.items()}
+    equal = [server for server, each in assumed.items() if each == min(assumed.values())]
     return equal[view.received % len(equal)] if equal else None

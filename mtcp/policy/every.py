@@ -8,7 +8,9 @@ from mtcp.policy.choice import choose
 
 
 class Every(Policy):
-    """Moves each time the server has sent `bytes` more, as far as the client has acknowledged them; declines hints.
+    """Moves each time so many more bytes have come.
+
+    `bytes`: as far as the client has acknowledged them. Hints are declined.
 
     `at`: when it begins, seconds of CLOCK_MONOTONIC; what went before is the reference.
 

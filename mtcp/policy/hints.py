@@ -9,7 +9,9 @@ from mtcp.wire.options import Hint
 
 
 class Hints(Policy):
-    """Goes to the server that the hint prefers; if none is named or known, to the best or any other.
+    """Moves when a server asks to be left.
+
+    It goes to the server that the hint prefers; if none is named or known, to the best or any other.
 
     Source: the M-TCP papers' second initiator, a server that asks to be left. It is as good as the servers' own
     detection (`load`, `attack`, an operator's `mtcp hint` or `mtcp drain`).

@@ -11,9 +11,10 @@ AGAIN = 0.5
 
 
 class Oracle(Policy):
-    """Moves once, `at` this time (CLOCK_MONOTONIC, seconds): that of the fault, which the experiment knows.
+    """Moves once, when it is told: at the time of the fault.
 
-    A connection that begins later stays where it is. Hints are declined. No source: no host can have it.
+    `at`: that, in seconds of CLOCK_MONOTONIC; the experiment knows it. A connection that begins later stays where it
+    is. Hints are declined. No source: no host can have it.
     """
 
     interval = 0.002

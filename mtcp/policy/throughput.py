@@ -13,17 +13,20 @@ from mtcp.policy.dialogue import Dialogue
 
 SMOOTHING = 0.2
 """Time constant of the smoothed rate, seconds."""
+LONG = 3
+"""Of such a multiple of the patience is the time constant of the mean over bursts and gaps."""
 NARROW = 0.25
 """A receive window of less than this share of the widest: the client's application does not read fast enough."""
 
 
 class Throughput(Detector):
-    """Moves when the smoothed rate of a connection that carries data is below `fraction` of its highest.
+    """Moves when a transfer becomes slow: its smoothed rate falls below a fraction of the highest one.
 
-    `patience`: seconds for which it must be so, counted from the first sample that was; time in which nothing was asked
-    for does not count. `holdoff`: Detector's.
-    `floor`: bytes per second; what never was faster is no bulk transfer, and stays. `silence`: seconds without data
-    after which a transfer counts as too slow although all that was asked for may have been answered; 0: never.
+    `fraction`: that. `patience`: seconds for which it must be so, counted from the first sample that was; time in which
+    nothing was asked for does not count. Where data comes in bursts, the mean over LONG times the patience counts as
+    well. `holdoff`: Detector's. `floor`: bytes per second; what never was faster is no bulk transfer, and stays.
+    `silence`: seconds without data after which a transfer counts as too slow although all that was asked for may have
+    been answered; 0: never.
 
     Source: Sultan, Srinivasan, Iyer, Iftode: "Migratory TCP: Connection Migration for Service Continuity in the
     Internet" (ICDCS 2002), where the client migrates when its throughput falls; hysteresis and hold-off are ours.
@@ -51,13 +54,16 @@ class Throughput(Detector):
 
     def begin(self, view: View) -> None:
         # It may never reach what the one before did: it is measured by what it shows.
-        self._rate = self._highest = 0.0
+        self._rate = self._highest = self._mean = 0.0
         self._counted = view
         self._low_for = self._slow_for = 0.0
         self._dialogue = Dialogue(view)
 
     def suffers(self, last: View, view: View) -> bool:
         self._dialogue.follow(last, view)
+        if view.room is not None and view.room < NARROW:
+            self._counted, self._low_for, self._slow_for = view, 0.0, 0.0
+            return False
         if view.sent > last.sent and self._counted.now < last.now:
             # Between an answer and the next request nothing was to be expected.
             self._counted = last
@@ -65,25 +71,31 @@ class Throughput(Detector):
             quiet = view.now - self._dialogue.heard_at
             if self._silence and quiet >= self._silence and self._highest >= self._floor:
                 return True
-            if quiet > max(self._patience, self._silence):
-                self._counted = view
-            return quiet <= SMOOTHING and self._slow_for >= self._patience
+            return quiet <= SMOOTHING and self._is_slow(0.0)
         if self._counted.now < last.now:
-            self._count(last)
-        sample = self._count(view)
-        return sample < self._fraction * self._highest and self._slow_for >= self._patience
-
-    def _count(self, view: View) -> float:
-        """Count what has come since it was counted last; its rate."""
-        elapsed = view.now - self._counted.now
-        sample = (view.received - self._counted.received) / elapsed
+            # More of an answer, after a gap.
+            self._count(0, min(last.now - self._counted.now, LONG * self._patience))
+        elapsed = view.now - last.now
+        sample = self._count(view.received - last.received, elapsed)
         self._counted = view
-        self._rate += (1 - math.exp(-elapsed / SMOOTHING)) * (sample - self._rate)
-        self._highest = max(self._highest, self._rate)
+        return self._is_slow(sample)
+
+    def _is_slow(self, sample: float) -> bool:
+        if self._highest < self._floor:
+            return False
         enough = self._fraction * self._highest
-        narrow = view.room is not None and view.room < NARROW
-        self._low_for = 0.0 if sample >= enough or narrow else self._low_for + elapsed
-        if self._rate >= enough or narrow or self._highest < self._floor:
+        return self._mean < enough or (sample < enough and self._slow_for >= self._patience)
+
+    def _count(self, received: int, elapsed: float) -> float:
+        """Count so many bytes in so many seconds; the rate of these."""
+        sample = received / elapsed
+        self._rate += (1 - math.exp(-elapsed / SMOOTHING)) * (sample - self._rate)
+        self._mean += (1 - math.exp(-elapsed / (LONG * self._patience))) * (sample - self._mean)
+        if self._rate > self._highest:
+            self._highest = self._mean = self._rate
+        enough = self._fraction * self._highest
+        self._low_for = 0.0 if sample >= enough else self._low_for + elapsed
+        if self._rate >= enough or self._highest < self._floor:
             self._slow_for = 0.0
         else:
             self._slow_for = max(self._slow_for + elapsed, self._low_for)

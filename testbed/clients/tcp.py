@@ -10,6 +10,7 @@ import asyncio
 import errno
 import os
 import socket
+import time
 from collections.abc import AsyncGenerator, Callable, Mapping
 from typing import Any
 
@@ -17,6 +18,7 @@ import h11
 
 from mtcp.address import Endpoint
 from mtcp.linux import tcp_info
+from mtcp.policy.kernel import observed
 from testbed.clients.connections import Broken, Connection, checked_length, range_header
 from testbed.mptcp import mptcp_socket
 
@@ -25,16 +27,6 @@ PAUSE = 0.001
 """Seconds; asyncio's clock makes it one to two milliseconds."""
 LONG = 1 << 16
 """Bytes of a body that are still to come, above which reading pauses: the end of an answer is read as it arrives."""
-_OBSERVED = {
-    "srtt": ("rtt", 1e-6),
-    "min_rtt": ("min_rtt", 1e-6),
-    "retransmitted": ("total_retrans", 1),
-    "unacknowledged": ("unacked", 1),
-    "out_of_order": ("rcv_ooopack", 1),
-}
-"""Of mtcp.policy.View: field of TCP_INFO, and what its unit is there."""
-_UNKNOWN = (1 << 32) - 1
-"""What the kernel says of a round-trip time that it has not measured."""
 
 
 class Tcp(Connection):
@@ -125,12 +117,8 @@ class Tcp(Connection):
     def observed(self) -> Mapping[str, Any]:
         if self._sock is None:
             return {}
-        info = tcp_info.parse(self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256))
-        return {
-            name: info[field] * unit
-            for name, (field, unit) in _OBSERVED.items()
-            if info.get(field, _UNKNOWN) != _UNKNOWN
-        }
+        info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 256)
+        return observed(tcp_info.parse(info), time.monotonic())
 
     def close(self) -> None:
         if self._sock is not None:
