@@ -13,7 +13,7 @@ from typing import Any
 
 from mtcp.agent import local
 from mtcp.errors import MtcpError
-from mtcp.policy import DEFAULT, NAMES, Spec, load, make
+from mtcp.policy import DEFAULT, NAMES, SERVER_NAMES, Parameters, Policy, Spec, load, make, make_server
 from mtcp.watching import watch
 from mtcp.wire.options import HintReason
 
@@ -51,8 +51,13 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("--pin", type=Path, help="bpffs directory in which the mapping outlives the agent")
     agent.add_argument("--events", type=Path, help="write events to this file, as JSON lines")
     agent.add_argument(
-        "--policy", default=DEFAULT, help=f"when clients' connections move: {', '.join(NAMES)} ({DEFAULT})"
+        "--policy",
+        default=DEFAULT,
+        metavar="NAME[:PARAMETER=VALUE,...]",
+        help=f"when clients' connections move: {', '.join(NAMES)} ({DEFAULT})",
     )
+    what = f"when clients are asked to leave this server: {', '.join(SERVER_NAMES)} (never); may be repeated"
+    agent.add_argument("--server-policy", action="append", default=[], metavar="NAME[:PARAMETER=VALUE,...]", help=what)
     _policy_file(agent)
     agent.set_defaults(run=_agent)
 
@@ -139,6 +144,7 @@ def _agent(options: argparse.Namespace) -> int:
         pin=options.pin,
         events=options.events,
         policy=_chosen(options),
+        server_policies=[make_server(each, _file(options)) for each in options.server_policy],
     )
     run(settings)
     return 0
@@ -223,9 +229,13 @@ def _policy(options: argparse.Namespace) -> int:
     return 0
 
 
-def _chosen(options: argparse.Namespace) -> Spec:
+def _chosen(options: argparse.Namespace) -> Spec[Policy]:
     """The policy of the command line, with the parameters of the file."""
-    return make(options.policy, load(options.policy_file) if options.policy_file else None)
+    return make(options.policy, _file(options))
+
+
+def _file(options: argparse.Namespace) -> dict[str, Parameters] | None:
+    return load(options.policy_file) if options.policy_file else None
 
 
 def _watch(options: argparse.Namespace) -> int:

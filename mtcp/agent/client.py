@@ -11,6 +11,7 @@ from typing import Any
 from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.events import EventLog
 from mtcp.agent.observing import Observer
+from mtcp.agent.probing import Servers
 from mtcp.errors import LocalProtocolError, MtcpError, RemoteProtocolError
 from mtcp.linux.datapath import Datapath, Entry, Event, EventKind
 from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
@@ -62,7 +63,7 @@ class ClientConnection:
         self._move: Move | None = None
         self._begun = entry
         """As the last move's begin left it."""
-        self.observer = Observer(entry, side.policy)
+        self.observer = Observer(entry, side.policy, side.sockets, side.servers)
         self._hints = HintReceiver(entry.key)
         self.role.attempt = entry.attempt
 
@@ -96,6 +97,7 @@ class ClientConnection:
 
         def decide() -> HintAnswer:
             self._side.events.emit("hinted", connection=self.four_tuple.local, reason=hint.reason.name, server=server)
+            self._side.servers.complained(server, now)
             view = self._view(now)
             if not view.others:
                 return HintAnswer.NOWHERE
@@ -177,7 +179,8 @@ class ClientSide:
         """What makes one for a new connection."""
         self.events = events
         self._segments = segments
-        self._sockets = SockDiag()
+        self.sockets = SockDiag()
+        self.servers = Servers()
         self._sweep_at = 0.0
         self._unswept: list[ClientConnection] = []
         self._by_index: dict[int, ClientConnection] = {}
@@ -287,6 +290,8 @@ class ClientSide:
 
     def on_timer(self, now: float) -> None:
         """Repeat what is due."""
+        if any(connection.observer.policy.wants_probes for connection in self._by_index.values()):
+            self.servers.probe((s.ip for c in self._by_index.values() for s in c.known.servers), now)
         for connection in self._by_index.values():
             if connection.confirm_at is not None and now >= connection.confirm_at:
                 self._confirm(connection, now)
@@ -309,7 +314,7 @@ class ClientSide:
             if self._by_index.get(connection.index) is not connection:
                 continue
             # If a newer connection uses the same addresses, it is that one's socket which is there.
-            if not self.datapath.entry(connection.index).stale and self._sockets.exists(connection.four_tuple):
+            if not self.datapath.entry(connection.index).stale and self.sockets.exists(connection.four_tuple):
                 continue
             if connection.role.state is not Client.GONE:
                 self._closed(connection, time.monotonic())
@@ -322,7 +327,8 @@ class ClientSide:
             del self._by_ends[ends]
 
     def close(self) -> None:
-        self._sockets.close()
+        self.sockets.close()
+        self.servers.close()
 
     def deadlines(self) -> Iterator[float]:
         """When roles want to be woken."""

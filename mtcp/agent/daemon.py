@@ -9,12 +9,13 @@ import os
 import signal
 import time
 from collections.abc import Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, closing
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mtcp.agent.advising import Advisor, HostWatch
 from mtcp.agent.client import FOR_CLIENTS, ClientSide
 from mtcp.agent.events import EventLog
 from mtcp.agent.local import Channel, LocalSocket, Message
@@ -25,7 +26,7 @@ from mtcp.linux import privileges
 from mtcp.linux.datapath import Datapath
 from mtcp.linux.segments import ControlSegments
 from mtcp.linux.tcp_repair import check_support
-from mtcp.policy import DEFAULT, Spec, make
+from mtcp.policy import DEFAULT, Policy, ServerPolicy, Spec, make
 from mtcp.pool import Pool
 from mtcp.wire.options import HintReason
 
@@ -44,8 +45,10 @@ class Settings:
     pool: Pool | None = None
     pin: Path | None = None
     events: Path | None = None
-    policy: Spec = field(default_factory=partial(make, DEFAULT))
+    policy: Spec[Policy] = field(default_factory=partial(make, DEFAULT))
     """Makes one for each connection of this host's clients."""
+    server_policies: Sequence[Spec[ServerPolicy]] = ()
+    """When this server asks clients to leave."""
 
 
 class Agent:
@@ -55,6 +58,11 @@ class Agent:
         """Attach to the host; MtcpError (or a subclass) says what is missing. `stack` undoes it."""
         check_support()
         self._settings = settings
+        self._server: ServerSide | None = None
+        own = settings.pool.servers.get(settings.name) if settings.pool is not None else None
+        if own is None and settings.server_policies:
+            self._as_server()
+        watches = [stack.enter_context(closing(HostWatch(settings.cgroup))) for _ in settings.server_policies]
         self._events = EventLog(settings.events)
         stack.callback(self._events.close)
         self._local = LocalSocket(self)
@@ -65,10 +73,9 @@ class Agent:
         stack.callback(self._segments.close)
         self._client = ClientSide(self._datapath, self._segments, self._events, settings.policy)
         stack.callback(self._client.close)
-        self._server: ServerSide | None = None
-        if settings.pool is not None and settings.name in settings.pool.servers:
-            own = settings.pool.named(settings.name)
-            self._server = ServerSide(settings.pool, own, self._datapath, self._segments, self._events)
+        if settings.pool is not None and own is not None:
+            side = self._server = ServerSide(settings.pool, own, self._datapath, self._segments, self._events)
+            side.advisors += [Advisor(side, p(), w) for p, w in zip(settings.server_policies, watches, strict=True)]
         self._timer: asyncio.TimerHandle | None = None
         self._tick_at = 0.0
 

@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from typing import Any
 
 from mtcp import seq
-from mtcp.address import Endpoint
+from mtcp.address import Endpoint, FourTuple
+from mtcp.agent.probing import Servers
+from mtcp.linux import tcp_info
 from mtcp.linux.datapath import Entry
+from mtcp.linux.sockdiag import SockDiag
 from mtcp.policy import Policy, View
+from mtcp.policy.kernel import observed
 
 
 class Observer:
     """Of one connection."""
 
-    def __init__(self, entry: Entry, policy: Callable[[], Policy]) -> None:
+    def __init__(self, entry: Entry, policy: Callable[[], Policy], sockets: SockDiag, servers: Servers) -> None:
         self.at: float | None = None
         """When to ask the policy."""
+        self._sockets, self._servers = sockets, servers
         self._seen = entry
         self._received = self._sent = self._widest = 0
         self.obey(policy)
@@ -41,4 +47,10 @@ class Observer:
         self._seen = entry
         self._widest = max(self._widest, entry.window)
         room = entry.window / self._widest if self._widest else None
-        return View(now, current, others, self._received, self._sent, room)
+        kernel = self._of_kernel(entry.four_tuple) if self.policy.wants_kernel else {}
+        known = self._servers.known((current, *others), now)
+        return View(now, current, others, self._received, self._sent, room, servers=known, **kernel)
+
+    def _of_kernel(self, four_tuple: FourTuple) -> dict[str, Any]:
+        found = self._sockets.find(four_tuple)
+        return {} if found is None else observed(tcp_info.parse(found.info), time.monotonic())

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from mtcp.address import Endpoint, FourTuple
+from mtcp.agent.advising import Advisor
 from mtcp.agent.attaching import attach, own_socket
 from mtcp.agent.control import ControlConnection, ControlNetwork
 from mtcp.agent.draining import Drain, Report
@@ -41,6 +42,8 @@ class ServerSide:
         self._own = own
         self.others = pool.others(own.name)
         self.control = ControlNetwork(own, self.others, pool.credentials, self._on_frame)
+        self.advisors: list[Advisor] = []
+        """The server's policies at work."""
         self.drain: Drain | None = None
         """What `mtcp drain` has begun; meanwhile this server takes no connections from others."""
         self.datapath = datapath
@@ -260,6 +263,8 @@ class ServerSide:
             connection.on_timer(now)
             if connection.ends_at is not None and now >= connection.ends_at:
                 del self._connections[connection.four_tuple]
+        for advisor in self.advisors:
+            advisor.on_timer(now)
         self._go_on_draining(now)
         self.datapath.refill_keys()
 
@@ -269,6 +274,8 @@ class ServerSide:
 
     def deadlines(self) -> Iterator[float]:
         """When somebody wants to be woken."""
+        for advisor in self.advisors:
+            yield advisor.deadline
         for taking in self._takings.values():
             if taking.role.deadline is not None:
                 yield taking.role.deadline
@@ -280,6 +287,11 @@ class ServerSide:
     def connections(self) -> list[ServerConnection]:
         """All that are here or were lately."""
         return list(self._connections.values())
+
+    def pids(self) -> set[int]:
+        """The processes of this host's applications."""
+        listening = {channel.pid for channels in self._listeners.values() for channel in channels}
+        return listening | {c.pid for c in self._connections.values() if c.has_application}
 
     def hint(self, client: str, reason: HintReason, to: str | None) -> None:
         """`mtcp hint`: ask the client of one connection; MtcpError when there is none."""
