@@ -5,8 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mtcp.address import Endpoint
 from mtcp.errors import MtcpError
@@ -226,6 +229,61 @@ def test_every_begins_when_it_is_told_to() -> None:
     assert len(when) == int(2 * 10 * MBIT / (262144 + 10 * MBIT * 0.001))
 
 
+# -- all that find out by themselves
+
+DETECTORS = ("throughput", "stall", "latency", "loss", "best")
+STEP = st.fixed_dictionaries(
+    {
+        "after": st.floats(0.001, 0.4),
+        "received": st.integers(0, 2_000_000),
+        "sent": st.integers(0, 1000),
+        "out_of_order": st.integers(0, 100),
+        "rtts": st.tuples(st.floats(0.001, 1.0), st.floats(0.001, 1.0)),
+        "loads": st.tuples(st.sampled_from([None, 0.0, 1.0]), st.sampled_from([None, 0.0, 1.0])),
+        "moves": st.booleans(),
+    }
+)
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+@given(steps=st.lists(STEP, max_size=120), holdoff=st.sampled_from([0.5, 2.0, 10.0]))
+@settings(max_examples=150, deadline=None)
+def test_nothing_makes_a_connection_go_back_and_forth(name: str, steps: list[dict[str, Any]], holdoff: float) -> None:
+    """Whatever both servers do: it decides once in a hold-off, whether the move comes about or not."""
+    policy = make(f"{name}:holdoff={holdoff}")()
+    now, current, received, sent, out_of_order, decided = 0.0, S1, 0, 0, 0, []
+    for step in steps:
+        now += step["after"]
+        received += step["received"]
+        sent += step["sent"]
+        out_of_order += step["out_of_order"]
+        view = View(
+            now,
+            current,
+            (S2 if current == S1 else S1,),
+            received,
+            sent,
+            srtt=step["rtts"][0],
+            segments_received=received // 1448 + out_of_order,
+            out_of_order=out_of_order,
+            servers={s: Known(step["rtts"][i], step["loads"][i]) for i, s in enumerate((S1, S2))},
+        )
+        target = policy.observe(view)
+        if target is not None:
+            assert target in view.others
+            decided.append(now)
+            current = target if step["moves"] else current
+    assert all(b - a >= holdoff for a, b in pairwise(decided))
+
+
+@pytest.mark.parametrize("name", DETECTORS)
+def test_without_another_server_there_is_nowhere_to_go(name: str) -> None:
+    policy = make(name)()
+    for i in range(200):
+        received = 10 * MBIT * i if i < 100 else 1000 * MBIT
+        assert policy.observe(View(i * 0.1, S1, (), received, i, servers={S1: Known(1.0, 1.0)})) is None
+
+
 # -- by name
 
 
@@ -244,6 +302,11 @@ def test_every_begins_when_it_is_told_to() -> None:
         ("every:bytes=0", "bytes >= 1"),
         ("every:bytes=1,at=-1", "at >= 0"),
         ("oracle:at=inf", "at >= 0"),
+        ("stall:rtts=0", "rtts > 0"),
+        ("latency:factor=1", "factor > 1"),
+        ("loss:retransmitted=1", "0 < retransmitted < 1"),
+        ("best:margin=-1", "margin >= 0"),
+        ("load", "no policy 'load'"),
     ],
 )
 def test_a_policy_that_is_not_understood_is_one_clear_error(text: str, why: str) -> None:
