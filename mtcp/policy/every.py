@@ -10,9 +10,8 @@ from mtcp.policy.choice import choose
 class Every(Policy):
     """Moves each time so many more bytes have come.
 
-    `bytes`: as far as the client has acknowledged them. Hints are declined.
-
-    `at`: when it begins, seconds of CLOCK_MONOTONIC; what went before is the reference.
+    `bytes`: as far as the client has acknowledged them. `at`: when it begins, seconds of CLOCK_MONOTONIC; what went
+    before is the reference. Hints are declined.
 
     Source: the M-TCP papers' second figure, throughput over the amount of data between two migrations. The data that
     comes in up to `interval` is beyond `bytes`.
