@@ -55,8 +55,10 @@ _ALL = (
     Metric("rebufferings", "rebufferings", "", "how often play-out halted"),
     Metric("silence_ms", "longest silence", "ms", "longest time after the fault in which the client waited in vain"),
     Metric("stall_ms", "stall at the move", "ms", "longest silence between decision and the new server's first byte"),
+    Metric("stall_max_ms", "worst stall at a move", "ms", "the longest of a trial with several moves"),
     Metric("wire_stall_ms", "stall on the wire", "ms", "the same, in the capture at the client"),
     Metric("first_byte_ms", "decision to first new byte", "ms", "of the new server, in the capture at the client"),
+    Metric("commit_ms", "decision to commit", "ms", "as the agent at the client timed both"),
     Metric("migration_ms", "MIGRATE SYN to payload", "ms", "in the capture at the client"),
     Metric("floor_ms", "floor", "ms", "what a lazy move takes at least: round trips, and the state over the wire", ""),
     Metric("floor_ratio", "stall / floor", "", "the stall, of its physical limit"),
@@ -64,6 +66,7 @@ _ALL = (
     Metric("goodput_before_mbps", "goodput before", "Mbit/s", "undisturbed", "more"),
     Metric("goodput_after_mbps", "goodput after", "Mbit/s", "from the fault to the end", "more"),
     Metric("dip_mb", "lost goodput", "MB", "of what would have come had it stayed as before"),
+    Metric("request_rate", "requests", "1/s", "answers per second, after the fault", "more"),
     Metric("request_before_p50_ms", "request before, median", "ms", "asked to last byte, undisturbed"),
     Metric("request_p50_ms", "request, median", "ms", "asked to last byte, after the fault"),
     Metric("request_p95_ms", "request, p95", "ms", "asked to last byte, after the fault"),
@@ -79,11 +82,9 @@ METRICS = {metric.name: metric for metric in _ALL}
 
 _HEADLINES = {
     "state-size": "first_byte_ms",
-    "every-send": "goodput_after_mbps",
-    "overhead": "goodput_after_mbps",
     "wan": "stall_ms",
-    "streaming": "rebuffering_s",
-    "recursive": "wire_stall_ms",
+    "recursive": "commit_ms",
+    "drain": "measured.drain_s",
 }
 _USUAL = ("kept", "request_kept", "rebuffering_s", "goodput_after_mbps", "first_byte_ms", "wire_stall_ms")
 _COMPANIONS = ("silence_ms", "stall_ms", "detect_ms")

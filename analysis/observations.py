@@ -77,16 +77,11 @@ def load(*results: Path | str, metrics: Iterable[str] | None = None) -> pd.DataF
     RunError for what is no results, for runs that nobody has judged (`python -m analysis judge`), and for those that
     another version has written.
     """
-    frames = [_of_run(directory) for each in results for directory in _runs(Path(each))]
+    wanted = None if metrics is None else set(metrics)
+    frames = [_of_run(directory, wanted) for each in results for directory in _runs(Path(each))]
     if not frames:
         raise RunError(f"no runs in {', '.join(map(str, results))}: a run has run.json and {NAME}")
-    loaded = pd.concat(frames, ignore_index=True)
-    if metrics is not None:
-        kept = loaded["metric"].isin([*metrics, ""])
-        lost = loaded[~loaded["run_id"].isin(loaded.loc[kept, "run_id"])].drop_duplicates("run_id")
-        blank = lost.assign(metric="", time=np.nan, server="", value=np.nan, unit="")
-        loaded = pd.concat([loaded[kept], blank], ignore_index=True)
-    return loaded
+    return pd.concat(frames, ignore_index=True)
 
 
 def spread(loaded: pd.DataFrame) -> pd.DataFrame:
@@ -116,7 +111,7 @@ def _runs(directory: Path) -> Iterator[Path]:
             yield record.parent
 
 
-def _of_run(directory: Path) -> pd.DataFrame:
+def _of_run(directory: Path, metrics: set[str] | None) -> pd.DataFrame:
     run = Run.load(directory, needed=())
     verdict, reason = run.record.get("verdict"), str(run.record.get("reason", ""))
     summary = directory / "summary.json"
@@ -128,6 +123,8 @@ def _of_run(directory: Path) -> pd.DataFrame:
     observed = _read(directory / NAME) if (directory / NAME).exists() else None
     if observed is None and verdict in ("succeeded", "failed"):
         raise RunError(f"{directory} has no {NAME}: python -m analysis judge {directory}")
+    if observed is not None and metrics is not None:
+        observed = observed[observed["metric"].isin(metrics)]
     if observed is None or observed.empty:
         observed = pd.DataFrame([("", np.nan, "", np.nan, "")], columns=_SCHEMA.names)
     about = {

@@ -56,9 +56,12 @@ class View:
         keys = [tuple(_sortable(value) for value in json.loads(text).values()) for text in rows["factors"]]
         return list(dict.fromkeys(rows["setting"].iloc[sorted(range(len(keys)), key=keys.__getitem__)]))
 
-    def headline(self, scenario: str) -> Metric | None:
-        """What says most of the scenario."""
-        return catalogue.headline(scenario, set(self.of(scenario)["metric"]))
+    def headline(self, scenario: str, setting: str | None = None) -> Metric | None:
+        """What says most of the scenario, or of one of its settings."""
+        values = self.of(scenario)
+        if setting is not None:
+            values = values[values["setting"] == setting]
+        return catalogue.headline(scenario, set(values["metric"]))
 
     def label(self, scenario: str, setting: str) -> str:
         """What a panel or a group of rows is called."""

@@ -107,9 +107,9 @@ class Run:
     def migrations(self) -> pd.DataFrame:
         """The migrations as the agents report them, in order of decision, one row each.
 
-        Columns: `decided_ns` (wall clock), `from`, `to` (names of servers), `committed` (whether it took place),
-        `outcome` (the reason if there is one, else the event's outcome), `phases` ({name: ms}, in order), `client`
-        (its end of the connection, as the event has it).
+        Columns: `decided_ns`, `committed_ns` (wall clock; NA if it did not take place), `from`, `to` (servers' names),
+        `committed` (whether it took place), `outcome` (the reason if there is one, else the event's outcome), `phases`
+        ({name: ms}, in order), `client` (its end of the connection, as the event has it).
         """
         offset = self.realtime_minus_monotonic_ns
         rows = [
@@ -117,6 +117,7 @@ class Run:
                 "decided_ns": int(event["decided_ns"]) + offset,
                 "from": self._server(event.get("from")),
                 "to": self._server(event.get("to")),
+                "committed_ns": int(event["committed_ns"]) + offset if event.get("committed_ns") else pd.NA,
                 "committed": bool(event.get("committed_ns")),
                 "outcome": event.get("reason") or event.get("outcome"),
                 "phases": event.get("phases") or {},
@@ -125,8 +126,10 @@ class Run:
             for event in self.events
             if event.get("event") == "migration" and event.get("decided_ns") is not None
         ]
-        columns = ["decided_ns", "from", "to", "committed", "outcome", "phases", "client"]
-        frame = pd.DataFrame(rows, columns=columns).astype({"decided_ns": "int64", "committed": "bool"})
+        columns = ["decided_ns", "committed_ns", "from", "to", "committed", "outcome", "phases", "client"]
+        frame = pd.DataFrame(rows, columns=columns).astype(
+            {"decided_ns": "int64", "committed_ns": "Int64", "committed": "bool"}
+        )
         return frame.sort_values("decided_ns", kind="stable", ignore_index=True)
 
     def _server(self, text: Any) -> str:

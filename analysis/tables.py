@@ -22,6 +22,8 @@ from analysis.statistics import Estimate
 
 FEW = 2
 """Settings up to which each gets a table of its own, with all metrics; else one table has them all, with a few."""
+BESIDE = ("floor_ms", "floor_ratio", "request_rate", "request_p50_ms", "request_p99_ms", "moves")
+"""Metrics of that one table, beside headlines and what comes with them."""
 BEGIN, END = "<!-- tables: made by python -m analysis tables -->", "<!-- tables: end -->"
 
 
@@ -86,9 +88,9 @@ def first_screen(view: View, mechanisms: Sequence[str]) -> list[tuple[str, str, 
     """(scenario or setting, what its figures are, a cell for each mechanism or None) per row."""
     rows: list[tuple[str, str, list[Cell | None]]] = []
     for scenario in view.plan.scenarios:
-        metric = view.headline(scenario)
         settings = view.settings(scenario)
         for setting in settings if len(settings) <= FEW else [None]:
+            metric = view.headline(scenario, setting)
             cells = _cells(view, scenario, setting, metric, mechanisms)
             label = f"{scenario}, {len(settings)} settings" if setting is None else view.label(scenario, setting)
             rows.append((label, metric.heading if metric else "", cells))
@@ -146,10 +148,11 @@ def _of_setting(view: View, scenario: str, setting: str) -> Table:
 def _over_settings(view: View, scenario: str, settings: Sequence[str]) -> Table:
     """Settings and mechanisms by a few metrics."""
     values, counts = _parts(view, scenario, None)
-    present, headline = set(values["metric"]), view.headline(scenario)
-    few = [headline, *catalogue.companions(present, headline)] if headline else []
-    few += [METRICS[name] for name in ("floor_ms", "floor_ratio", "moves") if name in present]
-    few += [catalogue.named(name) for name in sorted(present) if name.startswith("measured.")][:4]
+    present = set(values["metric"])
+    each = [view.headline(scenario, setting) for setting in settings]
+    few = [metric for metric in each if metric is not None] + catalogue.companions(present)
+    few += [METRICS[name] for name in BESIDE if name in present]
+    few += [catalogue.named(name) for name in sorted(present) if name.startswith("measured.")]
     few = list(dict.fromkeys(few))
     rows = []
     for setting in settings:

@@ -16,6 +16,8 @@ import pandas as pd
 
 from analysis.run import Run, RunError
 
+LEAST_BEFORE_NS = 1_000_000_000
+"""From start to fault; when it is less, there is nothing to compare with."""
 MAIN = "client"
 """The client that a trial is about, unless it has only others."""
 
@@ -34,6 +36,14 @@ class Moments:
     start: int
     fault: int
     end: int
+
+    @property
+    def undisturbed(self) -> tuple[int, int] | None:
+        """[start, end) of the second half of the time before the fault: what is usual, slow start is over; None if that
+        is too short to tell."""
+        if self.fault - self.start < LEAST_BEFORE_NS:
+            return None
+        return (self.start + self.fault) // 2, self.fault
 
     def since_fault(self, time: Any) -> Any:
         """Seconds from the fault to `time`, a number or an array of them."""

@@ -10,7 +10,7 @@ false_moves      decided before the fault
 detect_ms        the fault to the first decision from then on
 move_stall_ms    a move, at the time of its decision: the longest silence from decision to the new server's first byte
 switch_ms        a move: decision to the new server's first byte at the application
-stall_ms         the longest move_stall_ms of the moves from the fault on
+stall_ms         the median move_stall_ms of the moves from the fault on; stall_max_ms: the longest
 """
 
 from __future__ import annotations
@@ -66,7 +66,8 @@ def observe(decisions: pd.DataFrame, client: Client, moments: Moments, on_wire: 
             stalls += [stall] if time >= 0 else []
             yield Observation("move_stall_ms", stall, "ms", time, move["to"])
             yield Observation("switch_ms", (arrived - start) / 1e6, "ms", time, move["to"])
-    yield Observation("stall_ms", max(stalls, default=np.nan), "ms")
+    yield Observation("stall_ms", float(np.median(stalls)) if stalls else np.nan, "ms")
+    yield Observation("stall_max_ms", max(stalls, default=np.nan), "ms")
 
 
 def _first(deliveries: pd.DataFrame, server: str, start: int, end: int) -> int:

@@ -1,7 +1,7 @@
 """Goodput: body bytes that the application read, over time. From deliveries, so the same for all mechanisms.
 
 goodput_mbps         a bin of BIN_MS each, by its start
-goodput_before_mbps  mean while undisturbed: the second half of the time before the fault
+goodput_before_mbps  mean while undisturbed (analysis.trials.Moments)
 goodput_after_mbps   mean from the fault to the end
 kept                 the share of goodput that is left: after / before
 dip_mb               lost goodput: MB that are missing at the end, of what it would be had goodput stayed as before
@@ -34,8 +34,8 @@ def observe(deliveries: pd.DataFrame, moments: Moments, paced: bool = False) -> 
 
 
 def undisturbed(deliveries: pd.DataFrame, moments: Moments) -> float:
-    """Mbit/s in the second half of the time before the fault, when slow start is over; NaN if there is no such time."""
-    return mean_mbps(deliveries, (moments.start + moments.fault) // 2, moments.fault)
+    """Mbit/s while undisturbed; NaN if there is no such time."""
+    return float("nan") if moments.undisturbed is None else mean_mbps(deliveries, *moments.undisturbed)
 
 
 def mean_mbps(deliveries: pd.DataFrame, start: int, end: int) -> float:

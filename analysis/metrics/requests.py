@@ -4,7 +4,7 @@ request_ms                a request: asked to last byte, at the time it was aske
                           had waited, if that is longer than half of the others took (a lower bound, not to be dropped)
 request_first_byte_ms     asked to first byte
 request_p50_ms, _p95_, _p99_   of those asked from the fault on
-request_before_p50_ms     of those asked in the second half of the time before the fault
+request_before_p50_ms     of those asked while undisturbed (analysis.trials.Moments)
 request_rate              answers per second from the fault to the end; request_rate_before: as before
 request_kept              the one over the other
 requests_unanswered       those that waited in vain, as above: 0 or 1 of a closed loop
@@ -35,14 +35,16 @@ def observe(requests: pd.DataFrame, moments: Moments) -> Iterator[Observation]:
     for quantile in QUANTILES:
         value = float(np.percentile(after, quantile)) if len(after) else np.nan
         yield Observation(f"request_p{quantile}_ms", value, "ms")
-    half = (moments.start + moments.fault) // 2
-    before = took[(asked >= half) & (asked < moments.fault) & ~np.isnan(took)]
-    yield Observation("request_before_p50_ms", float(np.median(before)) if len(before) else np.nan, "ms")
-    usual, left = rate(requests, half, moments.fault), rate(requests, moments.fault, moments.end)
-    yield Observation("request_rate_before", usual, "1/s")
+    left = rate(requests, moments.fault, moments.end)
     yield Observation("request_rate", left, "1/s")
-    yield Observation("request_kept", left / usual if usual > 0 else np.nan, "")
     yield Observation("requests_unanswered", float(cut.sum()), "")
+    if moments.undisturbed is not None:
+        begin, end = moments.undisturbed
+        before = took[(asked >= begin) & (asked < end) & ~np.isnan(took)]
+        usual = rate(requests, begin, end)
+        yield Observation("request_before_p50_ms", float(np.median(before)) if len(before) else np.nan, "ms")
+        yield Observation("request_rate_before", usual, "1/s")
+        yield Observation("request_kept", left / usual if usual > 0 else np.nan, "")
 
 
 def latencies_ms(requests: pd.DataFrame, end: int) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:

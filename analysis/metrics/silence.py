@@ -5,7 +5,7 @@ passes between an answer and the next request is no silence. Deliveries of a mil
 known to a millisecond; analysis.metrics.wire knows those of TCP better.
 
 silence_ms           the longest from the fault to the end
-silence_before_ms    the longest in the second half of the time before the fault: what is usual
+silence_before_ms    the longest while undisturbed (analysis.trials.Moments): what is usual
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from analysis.trials import Client, Moments
 def observe(client: Client, moments: Moments) -> Iterator[Observation]:
     found = silences(client, moments)
     yield Observation("silence_ms", longest_ms(found, moments.fault, moments.end), "ms")
-    half = (moments.start + moments.fault) // 2
-    yield Observation("silence_before_ms", longest_ms(found, half, moments.fault), "ms")
+    if moments.undisturbed is not None:
+        yield Observation("silence_before_ms", longest_ms(found, *moments.undisturbed), "ms")
 
 
 def silences(client: Client, moments: Moments) -> Ints:

@@ -7,6 +7,7 @@ wire_kept             as `kept` (analysis.metrics.rates), of in-order payload at
 wire_stall_ms         a move: the longest such time between MIGRATE SYN and the new server's first new byte (M-TCP)
 migration_ms          a move: MIGRATE SYN to first payload of the new server
 first_byte_ms         a move: decision to the new server's first new byte at the client's interface
+commit_ms             a move: decision to commit, as the agent at the client timed both
 phase.NAME_ms         a move: its phases as the agents timed them, and the rest up to that byte
 duplicate_bytes       payload that reached the client and was not new, or that it refused in a move
 retransmitted_bytes   payload that servers sent again, by their own captures
@@ -160,5 +161,6 @@ def _moves(reported: pd.DataFrame, moments: Moments | None, trial: Trial) -> Ite
         for metric, column in (("wire_stall_ms", "stall_ms"), ("migration_ms", "migration_ms"),
                                ("first_byte_ms", "first_byte_ms")):  # fmt: skip
             yield Observation(metric, move[column], "ms", time, move["to"])
+        yield Observation("commit_ms", (move["committed_ns"] - move["decided_ns"]) / 1e6, "ms", time, move["to"])
         for name, took in move["phases"].items() if move["committed"] else ():
             yield Observation(f"phase.{name}_ms", took, "ms", time, move["to"])

@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import judgement, load, observations
+from analysis import judgement, load, observations, trials
 from analysis.__main__ import main
 from analysis.capture import ACK, FIN, RST, SYN
 from analysis.metrics import floor
@@ -19,6 +19,12 @@ from analysis.synthetic import CLIENT_PORT
 from analysis.synthetic_trials import SyntheticTrial
 
 pytestmark = pytest.mark.unit
+
+
+@pytest.fixture(autouse=True)
+def short(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Trials here are of milliseconds, and have something to compare with all the same."""
+    monkeypatch.setattr(trials, "LEAST_BEFORE_NS", 50_000_000)
 
 
 def download(made: SyntheticTrial, pieces: list[tuple[float, int, str]], offset: int = 0) -> SyntheticTrial:
@@ -112,6 +118,15 @@ def test_a_stream_that_ends_in_the_middle_is_silent_to_the_end(tmp_path: Path) -
     download(made, [(10.0 * i, 1000, "s1") for i in range(1, 13)])
     figures = metrics(made.write_trial(tmp_path, {"mechanism": "tcp"}))
     assert figures["silence_ms"] == figures["wire_silence_ms"] == pytest.approx(180)
+
+
+def test_without_a_time_before_nothing_is_compared(tmp_path: Path) -> None:
+    made = SyntheticTrial(fault=40, end=100)
+    made.open(0)
+    download(made, [(10.0 * i, 1000, "s1") for i in range(1, 10)])
+    figures = metrics(made.write_trial(tmp_path, {"mechanism": "tcp"}))
+    assert figures["goodput_after_mbps"] == pytest.approx(6_000 * 8 / 0.06 / 1e6)
+    assert not {"kept", "wire_kept", "goodput_before_mbps", "silence_before_ms", "dip_mb"} & set(figures)
 
 
 def test_who_reconnects_decides_by_itself(tmp_path: Path) -> None:
