@@ -70,10 +70,10 @@ def dots(values: pd.DataFrame, metrics: Sequence[Metric], theme: Theme = LIGHT, 
     with mpl.rc_context(style(theme) | {"axes.grid.axis": "x"}):
         figure = Figure(figsize=(10, height) if wide else (4.6, height * len(metrics)), layout="constrained")
         grid = figure.subplots(*((1, len(metrics)) if wide else (len(metrics), 1)), squeeze=False).flatten()
-        for axes, metric in zip(grid, metrics, strict=True):
-            _dots(axes, mine[mine["metric"] == metric.name], rows, metric, theme)
-        for axes in grid[1:] if wide else ():
-            axes.tick_params(labelleft=False)
+        for place, (axes, metric) in enumerate(zip(grid, metrics, strict=True)):
+            first = place == 0 or not wide
+            _dots(axes, mine[mine["metric"] == metric.name], rows, metric, theme, first)
+            axes.tick_params(labelleft=first)
     return figure
 
 
@@ -170,20 +170,20 @@ def phases(values: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide") ->
     table = mine.pivot_table(index="group", columns="metric", values="value", aggfunc="median", sort=False)
     tints = sns.light_palette(mechanism_colour("mtcp"), table.shape[1] + 2)[2:]
     with mpl.rc_context(style(theme) | {"axes.grid.axis": "x"}):
-        rows = len(table)
-        size = (10, 1.1 + 0.34 * rows) if shape == "wide" else (4.6, 2.3 + 0.5 * rows)
-        figure = Figure(figsize=size, layout="constrained")
+        rows, wide = len(table), shape == "wide"
+        figure = Figure(figsize=(10, 1 + 0.45 * rows) if wide else (4.6, 1.8 + 0.45 * rows), layout="constrained")
         axes = figure.subplots()
         left = np.zeros(rows)
         for tint, name in zip(tints[::-1], table, strict=True):
             width = table[name].fillna(0).to_numpy()
             label = str(name).removeprefix("phase.").removesuffix("_ms")
-            axes.barh(np.arange(rows), width, left=left, color=tint, height=0.6, label=label, edgecolor=theme.paper)
+            axes.barh(np.arange(rows), width, left=left, color=tint, height=0.42, label=label, edgecolor=theme.paper)
             left += width
-        axes.set_yticks(range(rows), list(table.index))
-        axes.set(xlabel="time since the decision [ms]", ylim=(rows - 0.5, -0.5))
-        axes.tick_params(axis="y", colors=theme.ink)
-        columns = 4 if shape == "wide" else 2
+        for place, label in enumerate(table.index):
+            axes.text(0, place - 0.25, str(label), size=8.5, va="bottom")
+        axes.set_yticks([])
+        axes.set(xlabel="time since the decision [ms]", ylim=(rows - 0.6, -0.75))
+        columns = 4 if wide else 2
         figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8.5, handlelength=1)
     return figure
 
@@ -214,7 +214,9 @@ def _goodput(axes: Axes, part: pd.DataFrame, theme: Theme) -> set[str]:
     return set(names)
 
 
-def _dots(axes: Axes, mine: pd.DataFrame, rows: Sequence[tuple[str, str]], metric: Metric, theme: Theme) -> None:
+def _dots(
+    axes: Axes, mine: pd.DataFrame, rows: Sequence[tuple[str, str]], metric: Metric, theme: Theme, titled: bool
+) -> None:
     """A panel of `dots`."""
     scale = 100 if metric.share else 1
     if _is_wide(mine["value"]):
@@ -225,9 +227,10 @@ def _dots(axes: Axes, mine: pd.DataFrame, rows: Sequence[tuple[str, str]], metri
         of_row = mine.loc[(mine["group"] == group) & (mine["mechanism"] == name), "value"] * scale
         if len(of_row):
             _dot(axes, place, of_row, metric, name, theme)
-    axes.set_yticks(range(len(rows)), [mechanism_title(name) if name else group for group, name in rows])
-    for label, (_, name) in zip(axes.get_yticklabels(), rows, strict=True):
-        label.set_fontweight("normal" if name else "bold")
+    axes.set_yticks(range(len(rows)), [mechanism_title(name) if name else "" for _, name in rows])
+    for place, (group, name) in enumerate(rows if titled else ()):
+        if not name:
+            axes.text(0, place, group, transform=axes.get_yaxis_transform(), va="center", weight="bold", size=9)
     axes.tick_params(axis="y", colors=theme.ink)
     axes.set(ylim=(len(rows) - 0.5, -0.7), xlabel=metric.heading)
 

@@ -20,8 +20,6 @@ from analysis.run import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
 PAGE, SUMMARY, FIGURES = "report.html", "summary.json", "figures"
-OTHERS_LEAST = 2
-"""Mechanisms from which on one can have won."""
 
 
 def write(directory: Path | str) -> Path:
@@ -75,32 +73,50 @@ def summary(view: View) -> dict[str, Any]:
 
 
 def verdict(view: View) -> tuple[str, str]:
-    """(who keeps most, how sure that is), in words: of the share of goodput kept, over all scenarios; or ("", "")."""
+    """(who keeps most, how sure that is), in words: of the share of goodput kept, over all scenarios; or ("", "").
+
+    Mechanisms are compared only where both were tried: same scenario, setting and seed.
+    """
     values = view.values[view.values["metric"] == "kept"]
     names = in_order(values["mechanism"])
-    if len(names) < OTHERS_LEAST:
+    ahead = {
+        name: {other: comparing.paired(values, "kept", name, other).difference for other in names if other != name}
+        for name in names
+    }
+
+    def worst(name: str) -> float:
+        """By how much it is ahead of who comes nearest."""
+        return min((found.value for found in ahead[name].values() if found.value is not None), default=-1.0)
+
+    compared = [name for name in names if worst(name) > -1]
+    if not compared:
         return "", ""
-    metric = METRICS["kept"]
-    medians = {name: statistics.median(values.loc[values["mechanism"] == name, "value"]) for name in names}
-    ranked = sorted(names, key=lambda name: -(medians[name].value or 0.0))
-    best, next_best = ranked[:2]
-
-    def share(name: str) -> str:
-        return f"{metric.text(medians[name].value)} %"
-
-    said = f"{mechanism_title(best)} keeps {share(best)} of the goodput"
-    said += f", plain TCP {share('tcp')}" if "tcp" in names and best != "tcp" else ""
-    found = comparing.paired(view.values, "kept", best, next_best).difference
-    if found.value is None:
-        return said, f"{mechanism_title(next_best)} follows with {share(next_best)}; they were never tried on the same."
-    points = f"{found.value * 100:.0f}"
+    best = max(compared, key=worst)
+    nearest = min((name for name in ahead[best] if ahead[best][name].n), key=lambda name: ahead[best][name].value or 0)
+    found, said = ahead[best][nearest], ""
+    if "tcp" in ahead[best] and ahead[best]["tcp"].n:
+        share, of_tcp = (METRICS["kept"].text(value) for value in _where_both(values, best, "tcp"))
+        said = f"{mechanism_title(best)} keeps {share} % of the goodput, plain TCP {of_tcp} %"
+    else:
+        said = f"{mechanism_title(best)} keeps most of the goodput"
+    assert found.value is not None
     certain = found.low is not None and found.low > 0
     interval = "" if found.low is None or found.high is None else f" ({found.low * 100:.0f} … {found.high * 100:.0f})"
-    how = "ahead of" if certain else "not distinguishable from"
+    share, of_next = (METRICS["kept"].text(value) for value in _where_both(values, best, nearest))
+    how = "It is ahead of" if certain else "That is not more, for certain, than"
     return said, (
-        f"It is {how} {mechanism_title(next_best)} ({share(next_best)}): {points} points{interval} in the median of "
-        f"{found.n} pairs of the same scenario, setting and seed; 95 % interval in brackets."
+        f"{how} {mechanism_title(nearest)}: {share} to {of_next} %, a difference of {found.value * 100:.0f} points"
+        f"{interval} in the median of {found.n} pairs of the same scenario, setting and seed (95 % interval)."
     )
+
+
+def _where_both(values: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
+    """The medians of two mechanisms, over the repetitions that both have made."""
+    table = values.pivot_table(
+        index=[*comparing.SETTING, "repetition"], columns="mechanism", values="value", aggfunc="last"
+    )
+    both = table[[first, second]].dropna().median()
+    return float(both[first]), float(both[second])
 
 
 def _render(view: View) -> str:

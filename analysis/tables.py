@@ -183,8 +183,7 @@ def _cells(
             if (estimate := statistics.median(mine.loc[mine["metric"] == each.name, "value"])).value is not None
         ]
         total = _sum(counts, name)
-        plain = total["succeeded"] == total.sum()
-        found.append((main, interval, more, f"{total['succeeded']} runs" if plain else verdict_text(total), value))
+        found.append((main, interval, more, _runs(total), value))
     known = [each[4] for each in found if each is not None and each[4] is not None]
     top = None
     if metric is not None and len(known) > 1 and metric.better:
@@ -192,6 +191,13 @@ def _cells(
     return [
         None if each is None else Cell(*each[:4], best=each[4] is not None and each[4] == top) for each in found
     ]  # fmt: skip
+
+
+def _runs(total: pd.Series) -> str:
+    """How many, if all succeeded; else how many did what."""
+    if total["succeeded"] < total.sum():
+        return verdict_text(total)
+    return f"{total['succeeded']} runs" if total["succeeded"] != 1 else "1 run"
 
 
 def _main(mine: pd.DataFrame, metric: Metric | None) -> tuple[str, str, float | None]:

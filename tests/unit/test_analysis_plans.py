@@ -104,7 +104,15 @@ def test_summary_has_stable_keys(view: View) -> None:
 def test_the_report_says_who_won_and_how_sure_that_is(view: View) -> None:
     said, sure = plan_report.verdict(view)
     assert re.fullmatch(r"M-TCP keeps 9\d % of the goodput, plain TCP 1\d %", said)
-    assert re.search(r"ahead of MPTCP \(\d+ %\): 5\d points \(\d+ … \d+\) in the median of 9 pairs", sure)
+    pattern = (
+        r"It is ahead of MPTCP: 9\d to [34]\d %, a difference of 5\d points \(\d+ … \d+\) in the median of 9 pairs"
+    )
+    assert re.match(pattern, sure)
+
+
+def test_nobody_wins_who_was_not_compared(tmp_path: Path) -> None:
+    plan = write_plan(tmp_path / "x" / "y", {"dos": LINKS}, 2, ("mtcp", "mptcp"))
+    assert plan_report.verdict(View(Plan.load(plan))) == ("", "")
 
 
 def test_the_report_is_one_page(tmp_path: Path) -> None:
