@@ -40,7 +40,7 @@ class Limits:
     """Packets, or requests."""
     connections: int = 10_000
     """At a time."""
-    processes: int = 64
+    processes: int = 256
     mib: int = 4096
 
 
@@ -75,27 +75,48 @@ def target(text: str) -> tuple[str, int]:
 
 
 class Until:
-    """The end of the work: `seconds` from now, or SIGTERM or SIGINT before that."""
+    """The end of the work: `seconds` after its beginning, or SIGTERM or SIGINT before that.
 
-    def __init__(self, seconds: float) -> None:
+    The beginning is now; with `wait`, when SIGUSR1 comes: what takes long to start is ready by then.
+    """
+
+    def __init__(self, seconds: float, wait: bool = False) -> None:
         bounded(seconds=seconds)
-        self.begun = time.monotonic()
-        self._end = self.begun + seconds
+        self._seconds, self._wait, self._stopped = seconds, wait, False
+        if wait:
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGUSR1})
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._stop)
+        self.begin()
 
     def _stop(self, _number: int, _frame: object) -> None:
-        self._end = 0.0
+        self._stopped = True
+
+    def begin(self) -> None:
+        """Now it begins."""
+        self.begun = time.monotonic()
+
+    def announce(self) -> None:
+        """Say that the work begins; or that it can, and wait until it is to."""
+        announce()
+        if not self._wait:
+            return
+        ends = {signal.SIGTERM, signal.SIGINT}
+        signal.pthread_sigmask(signal.SIG_BLOCK, ends)
+        came = signal.sigtimedwait({signal.SIGUSR1, *ends}, LIMITS.seconds)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ends)
+        self._stopped |= came is None or came.si_signo != signal.SIGUSR1
+        self.begin()
 
     @property
     def passed(self) -> float:
-        """Seconds since the beginning."""
-        return time.monotonic() - self.begun
+        """Seconds since the beginning; a millisecond at least, for rates are had by it."""
+        return max(0.001, time.monotonic() - self.begun)
 
     @property
     def left(self) -> float:
         """Seconds to go; 0 when it is over."""
-        return max(0.0, self._end - time.monotonic())
+        return 0.0 if self._stopped else max(0.0, self.begun + self._seconds - time.monotonic())
 
     @property
     def over(self) -> bool:
@@ -139,6 +160,10 @@ class Generator(Program):
         super().__init__(host, [sys.executable, "-m", module, *map(str, words)], log)
         self.name = f"{module} {words[0] if words else ''} on {host}"
         self.wait_for(STARTED, _PATIENCE)
+
+    def begin(self) -> None:
+        """Let it begin, if it waits."""
+        self.process.send_signal(signal.SIGUSR1)
 
     def result(self, timeout: float = LIMITS.seconds + _PATIENCE) -> dict[str, Any]:
         """Wait until it ends by itself; its report. CommandError when it fails or takes longer than `timeout` s."""

@@ -21,7 +21,10 @@ FIRST_PORT = 1024
 
 
 class Frames:
-    """`rows`: the frames, one a row. `draw`: the random numbers of their fields, the same for the same seed."""
+    """`rows`: the frames, one a row. `draw`: the random numbers of their fields, the same for the same seed.
+
+    What differs is in the headers: the data, if any, is the template's.
+    """
 
     def __init__(self, template: bytes, size: int, seed: int, vary: Callable[[Frames], None]) -> None:
         """`template`: Ethernet, IPv4 without options, TCP; of even length. `vary` fills in what differs."""
@@ -30,6 +33,8 @@ class Frames:
         self.rows: Bytes = np.tile(np.frombuffer(template, np.uint8), (size, 1))
         self.draw = np.random.default_rng(seed)
         self._vary = vary
+        self._data_at = TCP_AT + (template[TCP_AT + 12] >> 4) * 4
+        self._data = np.frombuffer(template[self._data_at :], np.uint16).sum(dtype=np.uint32)
         self.renew()
 
     def renew(self) -> None:
@@ -62,10 +67,16 @@ class Frames:
         # The order of the bytes does not matter to ones' complement sums (RFC 1071 section 2).
         words = self.rows.view(np.uint16)
         words[:, [_IP_CHECKSUM, _TCP_CHECKSUM]] = 0
-        ip, tcp, addresses = words[:, IP_AT // 2 : TCP_AT // 2], words[:, TCP_AT // 2 :], words[:, 13:17]
+        ip, tcp, addresses = (
+            words[:, IP_AT // 2 : TCP_AT // 2],
+            words[:, TCP_AT // 2 : self._data_at // 2],
+            words[:, 13:17],
+        )
         words[:, _IP_CHECKSUM] = _complement(ip.sum(axis=1, dtype=np.uint32))
         pseudo = socket.htons(socket.IPPROTO_TCP) + socket.htons(self.rows.shape[1] - TCP_AT)
-        total = tcp.sum(axis=1, dtype=np.uint32) + addresses.sum(axis=1, dtype=np.uint32) + np.uint32(pseudo)
+        total = (
+            tcp.sum(axis=1, dtype=np.uint32) + addresses.sum(axis=1, dtype=np.uint32) + np.uint32(pseudo) + self._data
+        )
         words[:, _TCP_CHECKSUM] = _complement(total)
 
 
@@ -85,8 +96,8 @@ def forged(sources: str) -> IPv4Network:
     return network
 
 
-def syn(addresses: dict[str, Any], options: list[tuple[Any, Any]]) -> bytes:
-    """A SYN in its frame. `addresses`: src_mac, dst_mac, src, dst, dport."""
+def syn(addresses: dict[str, Any], options: list[tuple[Any, Any]], payload: int = 0) -> bytes:
+    """A SYN in its frame. `addresses`: src_mac, dst_mac, src, dst, dport; `payload`: bytes, an even number."""
     from scapy.layers.inet import IP, TCP  # slow to import
     from scapy.layers.l2 import Ether
 
@@ -95,4 +106,4 @@ def syn(addresses: dict[str, Any], options: list[tuple[Any, Any]]) -> bytes:
         / IP(src=addresses["src"], dst=addresses["dst"])
         / TCP(sport=FIRST_PORT, dport=addresses["dport"], flags="S", window=64240, options=options)
     )
-    return bytes(frame)
+    return bytes(frame / bytes(payload))

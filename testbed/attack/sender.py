@@ -120,9 +120,11 @@ class Sender:
 
 
 def flood(
-    interface: str, frames: Frames, *, rate: float, seconds: float, count: int | None = None
+    interface: str, frames: Frames, *, rate: float, seconds: float, count: int | None = None, wait: bool = False
 ) -> dict[str, float | int]:
     """Send frames at this pace until `seconds` are over or `count` are sent; what was really done.
+
+    `wait`: for SIGUSR1; see generators.Until.
 
     sent, seconds, rate (achieved, a second), dropped (by the interface), late_ms_max (behind the pace), cpu_s (of
     this process). ValueError beyond generators.LIMITS, TestbedError outside a host of the testbed.
@@ -133,8 +135,8 @@ def flood(
     sent, late, begun_cpu = 0, 0.0, time.process_time()
     with contextlib.closing(Sender(interface, frames)) as out:
         dropped = _dropped(interface)
-        until = generators.Until(seconds)
-        generators.announce()
+        until = generators.Until(seconds, wait)
+        until.announce()
         while sent < most and not until.over:
             passed = until.passed
             due = min(int(rate * passed) + 1, most) - sent

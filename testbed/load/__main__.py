@@ -1,10 +1,12 @@
 """Load, on a host of the testbed: each command prints `started`, and at its end what it really did, as JSON.
 
-python -m testbed.load burn --processes 2 --share 0.5 --seconds 10
+python -m testbed.load burn --processes 2 --share 0.5 --seconds 10 [--steps 2 --every 0.5]
 python -m testbed.load open 10.0.0.1:80 --path /1M --rate 50 --seconds 10 --rows requests.csv
 python -m testbed.load closed 10.0.0.1:80 --path /1M --clients 20 --think 0.5 --seconds 10
 python -m testbed.load hold 10.0.0.1:80 --connections 500 --seconds 10
 python -m testbed.load memory --mib 200 --seconds 10
+
+--wait: be ready, and begin at SIGUSR1.
 """
 
 from __future__ import annotations
@@ -30,11 +32,16 @@ def _parser() -> argparse.ArgumentParser:
         return each
 
     burn = command("burn", "use CPU")
+    waits: dict[str, Any] = {"action": "store_true", "help": "to begin at SIGUSR1"}
+    burn.add_argument("--steps", type=int, default=1, help="in which the processes begin (1)")
+    burn.add_argument("--every", type=float, default=1.0, help="seconds from one step to the next (1)")
+    burn.add_argument("--wait", **waits)
     burn.add_argument("--processes", type=int, default=1)
     burn.add_argument("--share", type=float, default=1.0, help="of a core, for each process (1)")
     for name, what in (("open", "requests at random instants"), ("closed", "clients that wait for their answers")):
         each = command(name, what)
         each.add_argument("target", metavar="ADDRESS:PORT")
+        each.add_argument("--wait", **waits)
         each.add_argument("--path", default="/")
         each.add_argument("--timeout", type=float, default=10.0, help="seconds that a client waits (10)")
         each.add_argument("--seed", type=int, default=1)
@@ -59,7 +66,14 @@ def _work(options: argparse.Namespace) -> dict[str, Any]:
     if options.command == "burn":
         from testbed.load.burners import burn
 
-        return burn(options.processes, options.share, options.seconds)
+        return burn(
+            options.processes,
+            options.share,
+            options.seconds,
+            steps=options.steps,
+            every=options.every,
+            wait=options.wait,
+        )
     if options.command == "memory":
         from testbed.load.memory import hog
 
@@ -72,7 +86,7 @@ def _work(options: argparse.Namespace) -> dict[str, Any]:
     from testbed.load import requests
 
     service = requests.Service(*target, options.path, options.timeout)
-    common = {"seconds": options.seconds, "seed": options.seed}
+    common = {"seconds": options.seconds, "seed": options.seed, "wait": options.wait}
     if options.command == "open":
         rows, report = requests.open_loop(service, rate=options.rate, **common)
     else:

@@ -64,28 +64,38 @@ def arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
             yield now
 
 
-def open_loop(service: Service, *, rate: float, seconds: float, seed: int) -> tuple[list[Request], dict[str, Any]]:
+def open_loop(
+    service: Service, *, rate: float, seconds: float, seed: int, wait: bool = False
+) -> tuple[list[Request], dict[str, Any]]:
     """Requests at random instants, `rate` a second; every one of them, and a summary. ValueError beyond LIMITS.
 
     Where LIMITS.connections are open already the request is not made, but stands as a failure: "not made".
+    `wait`: for SIGUSR1; see generators.Until.
     """
     generators.bounded(rate=rate, seconds=seconds, count=rate * seconds)
-    rows, until = _run(_open(service, arrivals(rate, seconds, seed), seconds))
+    rows, until = _run(_open(service, arrivals(rate, seconds, seed), generators.Until(seconds, wait)))
     made = sum(row.error != NOT_MADE for row in rows)
     return rows, {"asked_rate": rate, "rate": round(made / until, 2), **summary(rows, until)}
 
 
 def closed_loop(
-    service: Service, *, clients: int, think: float, seconds: float, seed: int, keep: bool
+    service: Service,
+    *,
+    clients: int,
+    think: float,
+    seconds: float,
+    seed: int,
+    keep: bool,
+    wait: bool = False,
 ) -> tuple[list[Request], dict[str, Any]]:
     """`clients` that think so many seconds (exponential, in the mean) after each answer, and a summary.
 
-    `keep`: each keeps its connection as long as the service does. ValueError beyond LIMITS.
+    `keep`: each keeps its connection as long as the service does. `wait` as in open_loop. ValueError beyond LIMITS.
     """
     generators.bounded(connections=clients, seconds=seconds)
     if think < 0:
         raise ValueError(f"{think:g} s is no time to think")
-    rows, until = _run(_closed(service, clients, think, seconds, seed, keep))
+    rows, until = _run(_closed(service, clients, think, generators.Until(seconds, wait), seed, keep))
     return rows, {"clients": clients, "think_s": think, "rate": round(len(rows) / until, 2), **summary(rows, until)}
 
 
@@ -121,12 +131,11 @@ def _run(loop: Any) -> tuple[list[Request], float]:
     return rows, seconds
 
 
-async def _open(service: Service, instants: Iterator[float], seconds: float) -> tuple[list[Request], float]:
+async def _open(service: Service, instants: Iterator[float], until: generators.Until) -> tuple[list[Request], float]:
     loop = asyncio.get_running_loop()
     rows: list[Request] = []
     running: set[asyncio.Task[_Connection | None]] = set()
-    until = generators.Until(seconds)
-    generators.announce()
+    until.announce()
 
     def arrive() -> None:
         # In a thread: the loop's own clock wakes it at whole milliseconds only.
@@ -156,11 +165,10 @@ async def _open(service: Service, instants: Iterator[float], seconds: float) -> 
 
 
 async def _closed(
-    service: Service, clients: int, think: float, seconds: float, seed: int, keep: bool
+    service: Service, clients: int, think: float, until: generators.Until, seed: int, keep: bool
 ) -> tuple[list[Request], float]:
     now = asyncio.get_running_loop().time
     rows: list[Request] = []
-    until = generators.Until(seconds)
 
     async def client(number: int) -> None:
         draw = np.random.default_rng([seed, number])
@@ -181,7 +189,7 @@ async def _closed(
         if connection is not None:
             connection.transport.abort()
 
-    generators.announce()
+    until.announce()
     await asyncio.gather(*(client(number) for number in range(clients)))
     return rows, until.passed
 

@@ -170,6 +170,34 @@ def test_clients_in_closed_loop_wait_for_their_answers(scene: Scene, tmp_path: P
     assert scene.counter("PassiveOpens") - opened == (5 if keep else len(rows))
 
 
+@pytest.mark.parametrize(
+    ("module", "words", "made"),
+    [
+        ("load", ["open", "10.0.0.1:80", "--path", "/small", "--rate", 100], "requests"),
+        ("load", ["closed", "10.0.0.1:80", "--path", "/small", "--clients", 2], "requests"),
+        ("attack", ["syn", "10.0.0.1:9", "--rate", 1000, "--payload", 1000, "--sources", "own"], "sent"),
+    ],
+)
+def test_what_is_to_begin_later_is_ready_and_waits(scene: Scene, module: str, words: list[object], made: str) -> None:
+    before = scene.counter("InSegs")
+    generator = scene.generator(module, *words, "--wait", "--seconds", 0.5)
+    time.sleep(0.7)
+    assert generator.process.poll() is None and scene.counter("InSegs") == before
+    generator.begin()
+    report = generator.result()
+    assert report["seconds"] == pytest.approx(0.5, abs=0.4)
+    assert report[made] > 0 and scene.counter("InSegs") > before
+
+
+def test_burners_begin_in_steps(scene: Scene) -> None:
+    words = ["burn", "--processes", 4, "--steps", 2, "--every", 60, "--share", 0.1, "--seconds", 100]
+    burners, idle = scene.generator("load", *words), scene.generator("load", *words, "--wait")
+    time.sleep(1)
+    report = burners.finish()
+    assert 0 < report["cores"] < 0.25 and report["asked_cores"] == 0.4
+    assert idle.finish()["cores"] == 0, "it has not been begun"
+
+
 def test_a_missing_file_is_a_failure_of_the_request(scene: Scene) -> None:
     report = scene.generator("load", "open", "10.0.0.1:80", "--path", "/none", "--seconds", 0.5).result()
     assert report["failed"] == report["requests"] > 0

@@ -24,6 +24,7 @@ def floods(seed: int = 1) -> dict[str, Frames]:
     return {
         "syn": syn.frames(WAY, TARGET.ip, TARGET.port, SOURCES, seed, SIZE),
         "syn, own address": syn.frames(WAY, TARGET.ip, TARGET.port, None, seed, SIZE),
+        "syn, with data": syn.frames(WAY, TARGET.ip, TARGET.port, SOURCES, seed, SIZE, payload=1000),
         "moves": moves.frames(WAY, TARGET, OLD, SOURCES, seed, SIZE),
     }
 
@@ -60,6 +61,15 @@ def test_syns_come_from_the_network_that_was_asked_for_and_no_two_are_alike() ->
     }
     own = [Ether(row.tobytes()) for row in floods()["syn, own address"].rows]
     assert {frame[IP].src for frame in own} == {WAY.source}
+
+
+def test_syns_carry_as_much_data_as_a_frame_has_room_for() -> None:
+    for payload in (0, 1000, syn.MOST):
+        frame = syn.frames(WAY, TARGET.ip, TARGET.port, SOURCES, 1, SIZE, payload).rows[0].tobytes()
+        assert len(Ether(frame)[TCP].payload) == payload and len(frame) <= 14 + 1500
+    for payload in (-2, 999, syn.MOST + 2):
+        with pytest.raises(ValueError, match="an even number, 1440 at most"):
+            syn.frames(WAY, TARGET.ip, TARGET.port, SOURCES, 1, SIZE, payload)
 
 
 def test_forged_moves_are_well_formed_and_none_is_like_another() -> None:

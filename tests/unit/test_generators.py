@@ -9,6 +9,7 @@ import pytest
 from testbed import generators
 from testbed.errors import TestbedError
 from testbed.generators import LIMITS, Until, bounded
+from testbed.load.burners import burn
 from testbed.load.requests import NOT_MADE, Request, arrivals, summary
 
 
@@ -75,3 +76,17 @@ def test_a_summary_counts_everything_and_times_only_what_succeeded() -> None:
 def test_the_end_is_bounded_too() -> None:
     with pytest.raises(ValueError, match="seconds"):
         Until(LIMITS.seconds + 1)
+
+
+def test_work_ends_so_long_after_its_beginning() -> None:
+    until = Until(5)
+    begun = until.begun
+    assert 4 < until.left <= 5 and until.passed >= 0.001
+    until.begin()
+    assert until.begun > begun and not until.over
+
+
+@pytest.mark.parametrize(("processes", "steps", "every"), [(2, 3, 1.0), (2, 0, 1.0), (2, 1, 0.0)])
+def test_steps_that_make_no_sense_are_refused(processes: int, steps: int, every: float) -> None:
+    with pytest.raises(ValueError, match="cannot begin in"):
+        burn(processes, 0.5, 1.0, steps=steps, every=every)
