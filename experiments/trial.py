@@ -20,6 +20,7 @@ from testbed.capture import Capture, capturing, drops
 from testbed.errors import TestbedError
 from testbed.fidelity import Limits, Monitor
 from testbed.pool import EVENTS
+from testbed.processes import checked
 from testbed.results import UNJUDGED, Run
 from topologies.running import Running
 
@@ -44,6 +45,7 @@ def perform(trial: Trial, results: Path, run_id: str = "") -> Run:
             run.sysctls({host.name: host.sysctls for host in network.hosts})
             run.limits({host.name: host.limits for host in network.hosts})
             selftest.check(network.net, run)
+            acquaint(network)
             begun = time.monotonic_ns()
             stage = Stage(trial, run, network, mechanism, files)
             mechanism.prepare(stage)
@@ -52,6 +54,15 @@ def perform(trial: Trial, results: Path, run_id: str = "") -> Run:
             copy_events(run, network, begun)
         run.finish("invalid", UNJUDGED)
     return run
+
+
+def acquaint(network: Running) -> None:
+    """Have client, servers and routers look each other's link addresses up, as they have on a network that is in use.
+
+    Else whoever goes to another server first waits for that: one more round trip.
+    """
+    for address in network.addresses.values():
+        checked(network.client, "ping", "-q", "-c", "1", "-w", "5", address)
 
 
 def _big(trial: Trial) -> int:

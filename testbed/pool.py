@@ -60,15 +60,18 @@ class Pool:
         directory: Path,
         port: int = 80,
         options: Sequence[str | int] = (),
+        asking: Sequence[str] = (),
     ) -> None:
         """Start agents on the Mininet hosts, and file servers for `directory` on `servers`; wait for all.
 
-        `options`: more of the file servers (testbed.services.files).
+        `options`: more of the file servers (testbed.services.files). `asking`: policies of the servers' agents.
         CommandError, with what it printed, if one does not become ready.
         """
         self.write_files()
-        for host in (*clients, *servers):
+        for host in clients:
             self.start_agent(host, wait=False)
+        for host in servers:
+            self.start_agent(host, *(word for each in asking for word in ("--server-policy", each)), wait=False)
         for host in (*clients, *servers):
             self.programs[f"agent-{host}"].wait_for("ready")
         self.serve(servers, "files", "--port", port, "--directory", directory, *options)

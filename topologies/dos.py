@@ -2,16 +2,17 @@
 
          client 10.0.0.100
             |
-            | bw, queue, rtt/4, jitter, loss
+            | bw, queue, rtt/2, jitter, loss
             |                         attack_bw
            sw1  10.0.0.0/24 ------------------------- r ------ sw3  10.9.0.0/24
           /    \\                               router, 254     |       |
-         /      \\  bw, queue, rtt/4 each                   10.9.0.1   10.9.0.2
+         /      \\  bw, queue each                          10.9.0.1   10.9.0.2
   10.0.0.1     10.0.0.2                                   attacker   attacker2  ...
        s1 ------ s2
   10.1.0.1     10.1.0.2   control network 10.1.0.0/24
 
-Each service link delays packets by a quarter of the round-trip time, each way; the attackers' links have no delay.
+The client's link delays packets by half of the round-trip time, each way; servers and attackers are near each other:
+so a flood passes kernel queues only, and no delay line, which carries fewer packets.
 Sources that attackers forge are to be of 10.9.128.0/17: the router discards what is sent there, so that nobody answers.
 
 The client and both servers run the M-TCP agent, each server the file server on port 80, with the same files. As a
@@ -33,6 +34,8 @@ from topologies import running as common
 from topologies.building import ServiceTopo, conditions
 from topologies.running import SERVICE_SWITCH, Running
 
+CROWD = "10.9.0.0/16"
+"""Network of the attackers and of FORGED."""
 FORGED = "10.9.128.0/17"
 """Network of the sources that attackers forge."""
 MOST = 99
@@ -53,10 +56,11 @@ class Dos(ServiceTopo):
         """Called by Mininet's Topo. `attack_bw`: Mbit/s of the attackers' link; `way`: see `conditions`."""
         service, crowd = self.addSwitch(SERVICE_SWITCH), self.addSwitch("sw3")
         back = {"defaultRoute": "via 10.0.0.254"}
-        self.service_link(self.client("client", "10.0.0.100", **back), service, conditions(**way, share=1 / 4))
+        self.service_link(self.client("client", "10.0.0.100", **back), service, conditions(**way, share=1 / 2))
+        near = {name: way[name] for name in ("bw", "queue") if name in way}
         for number in (1, 2):
             server = self.server(f"s{number}", f"10.0.0.{number}", f"10.1.0.{number}", **back)
-            self.service_link(server, service, conditions(**way, share=1 / 4, lossy=False))
+            self.service_link(server, service, conditions(**near, share=0))
         router = self.router("r", FORGED)
         self.link(service, router, conditions(attack_bw, share=0), params2={"ip": "10.0.0.254/24"})
         self.link(crowd, router, {}, params2={"ip": "10.9.0.254/24"})

@@ -26,7 +26,7 @@ from topologies.building import ServiceTopo
 
 HTTP_PORT = 80
 SERVICE_SWITCH = "sw1"
-SETTINGS = ("agents", "big", "files", "logs", "sysctls", "emulation", "switch")
+SETTINGS = ("agents", "big", "files", "asking", "logs", "sysctls", "emulation", "switch")
 """Parameters of bring_up; all others are the topology's."""
 
 GREETING = """
@@ -122,6 +122,7 @@ def bring_up(
     agents: bool = True,
     big: int = 500_000_000,
     files: Sequence[str | int] = (),
+    asking: Sequence[str] = (),
     logs: Path | None = None,
     sysctls: Mapping[str, str] | None = None,
     emulation: str | None = None,
@@ -129,10 +130,11 @@ def bring_up(
 ) -> Iterator[R]:
     """Bring `topo` up, with agents and file servers unless `agents` is false; take it down at the end.
 
-    `big`: bytes of the largest demo file. `files`: more options of the file servers. `logs`: directory for the output
-    of the programs (default: one that goes with the sandbox). `sysctls`: for all hosts, beside those of
-    testbed.nodes.SYSCTLS and of each host in `topo`. `emulation`: "netem", "delay-line", None: what there is. `switch`:
-    another class of Mininet's, such as OVSBridge. Only in a sandbox. TestbedError when something does not come up.
+    `big`: bytes of the largest demo file. `files`: more options of the file servers. `asking`: the servers' policies,
+    as of `mtcp agent --server-policy`. `logs`: directory for the output of the programs (default: one that goes with
+    the sandbox). `sysctls`: for all hosts, beside those of testbed.nodes.SYSCTLS and of each host in `topo`.
+    `emulation`: "netem", "delay-line", None: what there is. `switch`: another class of Mininet's, such as OVSBridge.
+    Only in a sandbox. TestbedError when something does not come up.
     """
     logs = logs or sandbox.RUN / "log"
     logs.mkdir(parents=True, exist_ok=True)
@@ -152,7 +154,7 @@ def bring_up(
         clients, servers, others = ([net[name] for name in names] for names in (topo.clients, services, topo.others))
         pool = stack.enter_context(Pool(topo.pool, logs))
         if agents:
-            pool.start(clients, servers, directory, HTTP_PORT, files)
+            pool.start(clients, servers, directory, HTTP_PORT, files, asking)
         network = kind(net, clients, servers, others, pool, agents, directory, logs)
         network.begin()
         yield network

@@ -10,6 +10,10 @@ if TYPE_CHECKING:
     from experiments.stage import Stage
 
 
+SERVER_POLICIES = ("load", "attack")
+"""Those with which servers ask their clients to leave: see `mtcp agent --server-policy`."""
+
+
 class Mechanism:
     """One way to keep a client served when its server, or the path to it, does not do well any more."""
 
@@ -29,6 +33,8 @@ class Mechanism:
 
     def unsupported(self, trial: Trial) -> str:
         """Why it cannot do the trial at all, whatever the scenario, or ""."""
+        if self.resumes and trial.policy.partition(":")[0] in SERVER_POLICIES:
+            return "servers have no means to ask their clients to leave"
         return ""
 
     def settings(self, trial: Trial) -> dict[str, Any]:

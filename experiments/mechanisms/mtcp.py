@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
-from experiments.mechanisms.base import Mechanism
+from experiments.mechanisms.base import SERVER_POLICIES, Mechanism
+from experiments.plan import Trial
 from experiments.stage import Stage
 from testbed.processes import checked
 
@@ -17,5 +19,14 @@ class Mtcp(Mechanism):
     summary = "Migratory TCP: the server's end of the connection moves"
     agents = True
 
+    def settings(self, trial: Trial) -> dict[str, Any]:
+        return {**super().settings(trial), "asking": (trial.policy,) if _of_servers(trial.policy) else ()}
+
     def set_policy(self, stage: Stage) -> None:
-        checked(stage.network.client, str(Path(sys.executable).with_name("mtcp")), "policy", stage.policy)
+        policy = "hints" if _of_servers(stage.policy) else stage.policy
+        checked(stage.network.client, str(Path(sys.executable).with_name("mtcp")), "policy", policy)
+
+
+def _of_servers(policy: str) -> bool:
+    """Whether it is one with which servers ask clients to leave, who do as they are asked."""
+    return policy.partition(":")[0] in SERVER_POLICIES

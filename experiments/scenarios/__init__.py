@@ -14,13 +14,17 @@ def all_scenarios() -> dict[str, type[Scenario]]:
     """All there are, by name, in the order in which reports show them."""
     from experiments.scenarios.congestion import Congestion
     from experiments.scenarios.crash import Crash
+    from experiments.scenarios.dos import Dos
     from experiments.scenarios.drain import Drain
     from experiments.scenarios.every_send import EverySend
     from experiments.scenarios.overhead import Overhead
+    from experiments.scenarios.overload import Overload
     from experiments.scenarios.recursive import Recursive
     from experiments.scenarios.state_size import StateSize
     from experiments.scenarios.streaming import Streaming
     from experiments.scenarios.wan import WanScenario
 
-    kinds = (Congestion, Streaming, Crash, Drain, Recursive, WanScenario, StateSize, EverySend, Overhead)
+    kinds = (
+        Overload, Congestion, Dos, Streaming, Crash, Drain, Recursive, WanScenario, StateSize, EverySend, Overhead,
+    )  # fmt: skip
     return {kind.name: kind for kind in kinds}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -31,13 +31,19 @@ TRIALS: Mapping[str, Mapping[str, Value]] = {
     "streaming": {**SHORT, "after": 3.0, "buffer": 1.0},
     "overhead": {"workload": "connections", "seconds": 1.0},
 }
+FAULTS: Mapping[str, Mapping[str, Value]] = {
+    "overload": {**SHORT, "after": 3.0, "rtt": 4.0, "bw": 50.0},
+    "congestion": {**SHORT, "after": 2.0, "rtt": 4.0, "bw": 50.0, "cross": 49.0},
+    "dos": {**SHORT, "after": 2.0, "rtt": 4.0, "bw": 50.0},
+}
+"""Whose server, or the path to it, is in trouble: a client has to leave it."""
 MOVES = {"drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2}
 """That the wire shows, at least. A film may be over before its policy has decided."""
 
 
 def perform(name: str, site: Site) -> judgement.Judgement:
     scenario = scenarios.named(name)
-    factors = {each: factor.default for each, factor in scenario.factors.items()} | TRIALS[name]
+    factors = {each: factor.default for each, factor in scenario.factors.items()} | {**TRIALS, **FAULTS}[name]
     for number in range(ATTEMPTS):
         attempt = Attempt(f"{name}-{number}")
         site.perform(Trial(name, "mtcp", scenario.policy, factors), attempt)
@@ -48,16 +54,28 @@ def perform(name: str, site: Site) -> judgement.Judgement:
     raise AssertionError(f"{name}: {attempt.verdict}: {attempt.reason}; {found and found.reason}")
 
 
-@pytest.mark.timeout(300)
-def test_each_scenario(tmp_path: Path) -> None:
+def perform_all(names: Iterable[str], tmp_path: Path) -> dict[str, judgement.Judgement]:
+    """All of them must succeed; what was judged."""
     limits = tmp_path / "limits.toml"
     # What is tested does not depend on how busy the machine is.
     unlimited = ("normal_p99_ms", "realtime_p99_ms", "stall_ms", "emulator_late_p99_ms", "emulator_cpu", "stolen")
     limits.write_text("[fidelity]\n" + "".join(f"{name} = 1e6\n" for name in unlimited))
     site = Site(tmp_path, limits)
     with ThreadPoolExecutor(AT_ONCE) as threads:
-        found = dict(zip(TRIALS, threads.map(lambda name: perform(name, site), TRIALS), strict=True))
-    assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(TRIALS, "succeeded"), found
+        found = dict(zip(names, threads.map(lambda name: perform(name, site), names), strict=True))
+    assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(names, "succeeded"), found
+    return found
+
+
+def test_clients_leave_a_server_in_trouble(tmp_path: Path) -> None:
+    for name, judged in perform_all(FAULTS, tmp_path).items():
+        assert metric(judged.observed, "moves") == 1, name
+        assert metric(judged.observed, "goodput_after_mbps") > 5, name
+
+
+@pytest.mark.timeout(300)
+def test_each_scenario(tmp_path: Path) -> None:
+    found = perform_all(TRIALS, tmp_path)
     for name, least in MOVES.items():
         assert metric(found[name].observed, "moves") >= least, (name, found[name].observed)
     assert metric(found["drain"].observed, "measured.stayed") == 0

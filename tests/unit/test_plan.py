@@ -6,7 +6,7 @@ from collections import defaultdict
 
 from experiments.plan import Request, Trial, plan
 
-WANTED = (Request("congestion", {"rtt": (10.0, 40.0)}, ("mtcp", "tcp"), ("throughput", "oracle")),)
+WANTED = (Request("congestion", {"rtt": (10.0, 40.0), "kind": ("udp",)}, ("mtcp", "tcp"), ("throughput", "oracle")),)
 
 
 def test_each_combination_once_per_repetition() -> None:
