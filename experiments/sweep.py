@@ -63,7 +63,7 @@ def over(
             scratch = stack.enter_context(tempfile.TemporaryDirectory(prefix=".dask-", dir=directory))
             local = distributed.LocalCluster(
                 n_workers=workers, threads_per_worker=1, resources={RESOURCE: 1}, memory_limit=0,
-                dashboard_address=None, local_directory=scratch, silence_logs=logging.CRITICAL,
+                dashboard_address=":0", local_directory=scratch, silence_logs=logging.CRITICAL,
             )  # fmt: skip
             address = stack.enter_context(local).scheduler_address
         else:

@@ -10,6 +10,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from tests.e2e.scripts import ROOT
 from tests.traces import Traces, child, eventually
 
@@ -39,6 +41,7 @@ def plan(directory: Path) -> Any:
     return json.loads((directory / "results" / "latest" / "plan.json").read_text())
 
 
+@pytest.mark.timeout(400)  # trials are repeated where the machine is too slow for them
 def test_a_plan_is_interrupted_and_resumed(tmp_path: Path) -> None:
     (tmp_path / "limits.toml").write_text(LIMITS)
     tiny = ["--set", "before=1", "--set", "after=0.5", "--set", "rtt=8", "--set", "bw=20", "--set", "cross=18"]

@@ -36,9 +36,12 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> Iterator[runner.Perform]:
         os.chdir(before)
 
 
-def run(ledger: Ledger, perform: runner.Perform) -> None:
-    with ledger.held(), Show(Console(file=io.StringIO())) as show:
+def run(ledger: Ledger, perform: runner.Perform) -> str:
+    """Perform the plan; what was said."""
+    said = io.StringIO()
+    with ledger.held(), Show(Console(file=said, width=200)) as show:
         runner.execute(ledger, perform, judge, show)
+    return said.getvalue()
 
 
 def hanging() -> list[Path]:
@@ -52,10 +55,9 @@ def hanging() -> list[Path]:
 
 def test_two_workers_share_a_plan(tmp_path: Path, two: runner.Perform) -> None:
     ledger = make(tmp_path, "good", "unable", "dead", "busy", repetitions=3, retries=0)
-    run(ledger, two)
-    assert states(ledger.directory) == {
-        "good": ["succeeded"] * 3, "unable": ["unsupported"] * 3, "dead": ["invalid"] * 3, "busy": ["invalid"] * 3
-    }  # fmt: skip
+    said = run(ledger, two)
+    expected = {"good": "succeeded", "unable": "unsupported", "dead": "invalid", "busy": "invalid"}
+    assert states(ledger.directory) == {name: [verdict] * 3 for name, verdict in expected.items()}, said
     attempts = [entry.attempts[0] for entry in ledger.entries]
     assert len({attempt.where for attempt in attempts}) == 2
     gathered = {file.parent.name for file in ledger.directory.glob("runs/*/run.json")}
