@@ -123,8 +123,9 @@ def _known(what: str, names: Sequence[str], known: Mapping[str, object]) -> None
 
 
 def _check_policy(text: str) -> None:
+    make = policy.make_server if text.partition(":")[0] in policy.SERVER_NAMES else policy.make
     try:
         # A trial tells it the time, which nobody knows yet.
-        policy.make("oracle:at=0" if text == "oracle" else text)
+        make("oracle:at=0" if text == "oracle" else text)
     except MtcpError as error:
         raise AskingError(f"--policy {text}: {error}") from None

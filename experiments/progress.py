@@ -87,7 +87,12 @@ def expected(trial: Trial, seen: Iterable[tuple[Trial, float]]) -> float:
     for times in alike:
         if times:
             return mean(times)
-    return OVERHEAD + sum(float(trial.factors.get(name, 0)) for name in ("before", "after"))
+    return _own(trial) + (mean(took - _own(other) for other, took in seen) if seen else OVERHEAD)
+
+
+def _own(trial: Trial) -> float:
+    """Seconds that the trial itself is to last."""
+    return sum(float(trial.factors.get(name, 0)) for name in ("before", "after"))
 
 
 def name(trial: Trial) -> str:

@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
+from mtcp.policy import SERVER_NAMES
+
 if TYPE_CHECKING:
     from experiments.plan import Trial
     from experiments.stage import Stage
-
-
-SERVER_POLICIES = ("load", "attack")
-"""Those with which servers ask their clients to leave: see `mtcp agent --server-policy`."""
 
 
 class Mechanism:
@@ -33,7 +31,7 @@ class Mechanism:
 
     def unsupported(self, trial: Trial) -> str:
         """Why it cannot do the trial at all, whatever the scenario, or ""."""
-        if self.resumes and trial.policy.partition(":")[0] in SERVER_POLICIES:
+        if self.resumes and trial.policy.partition(":")[0] in ("hints", *SERVER_NAMES):
             return "servers have no means to ask their clients to leave"
         return ""
 

@@ -6,9 +6,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from experiments.mechanisms.base import SERVER_POLICIES, Mechanism
+from experiments.mechanisms.base import Mechanism
 from experiments.plan import Trial
 from experiments.stage import Stage
+from mtcp.policy import SERVER_NAMES
 from testbed.processes import checked
 
 
@@ -29,4 +30,4 @@ class Mtcp(Mechanism):
 
 def _of_servers(policy: str) -> bool:
     """Whether it is one with which servers ask clients to leave, who do as they are asked."""
-    return policy.partition(":")[0] in SERVER_POLICIES
+    return policy.partition(":")[0] in SERVER_NAMES

@@ -7,7 +7,6 @@ give it hints.
 from __future__ import annotations
 
 from experiments.mechanisms.base import Mechanism, serve_files
-from experiments.plan import Trial
 from experiments.stage import Stage
 
 
@@ -17,9 +16,6 @@ class Reconnect(Mechanism):
     name = "reconnect"
     summary = "plain TCP: the application closes, and resumes at another server"
     resumes = True
-
-    def unsupported(self, trial: Trial) -> str:
-        return "servers cannot tell an application to leave" if trial.policy.partition(":")[0] == "hints" else ""
 
     def prepare(self, stage: Stage) -> None:
         serve_files(stage)

@@ -39,7 +39,7 @@ _CLIENTS: dict[str, Callable[..., Policy]] = {
 }
 _SERVERS: dict[str, Callable[..., ServerPolicy]] = {"load": Load, "attack": Attack}
 NAMES, SERVER_NAMES = tuple(_CLIENTS), tuple(_SERVERS)
-SUMMARIES = {name: (getdoc(kind) or "").partition("\n")[0] for name, kind in _CLIENTS.items()}
+SUMMARIES = {name: (getdoc(kind) or "").partition("\n")[0] for name, kind in {**_CLIENTS, **_SERVERS}.items()}
 """A line for each of the clients'."""
 Parameters = Mapping[str, float]
 P = TypeVar("P")

@@ -45,7 +45,18 @@ def plan(directory: Path) -> Any:
 def test_a_plan_is_interrupted_and_resumed(tmp_path: Path) -> None:
     (tmp_path / "limits.toml").write_text(LIMITS)
     tiny = ["--set", "before=1", "--set", "after=0.5", "--set", "rtt=8", "--set", "bw=20", "--set", "cross=18"]
-    asked = ["congestion", "--mechanism", "mtcp,tcp", "--policy", "oracle", "--reps", "1", "--limits", "limits.toml"]
+    asked = [
+        "congestion",
+        "--small",
+        "--mechanism",
+        "mtcp,tcp",
+        "--policy",
+        "oracle",
+        "--reps",
+        "1",
+        "--limits",
+        "limits.toml",
+    ]
     first = experiments(tmp_path, "run", *asked, *tiny)
     assert eventually(lambda: bool(list(tmp_path.glob("results/congestion/*/runs/*/logs"))), 60)
     trial = Traces(child(first.pid))

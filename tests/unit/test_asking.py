@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from experiments import asking
+from experiments import asking, mechanisms
 from experiments.__main__ import main
-from experiments.plan import Request
+from experiments.plan import Request, plan
 
 
 def asked(*words: str) -> list[Request]:
@@ -68,3 +68,12 @@ def test_the_list_has_all_there_is(capsys: pytest.CaptureFixture[str]) -> None:
     shown = capsys.readouterr().out
     for word in ("congestion", "bandwidth of each service link [Mbit/s]", "mtcp", "throughput"):
         assert word in shown
+
+
+@pytest.mark.parametrize("mechanism", ["reconnect", "quic"])
+@pytest.mark.parametrize("policy", ["hints", "load", "attack"])
+def test_who_has_no_hints_cannot_follow_them(mechanism: str, policy: str) -> None:
+    (request,) = asked("congestion", "--small", "--mechanism", mechanism, "--policy", policy)
+    (trial,) = plan([request], 1, 1)
+    assert "ask their clients" in mechanisms.named(mechanism).unsupported(trial)
+    assert not mechanisms.named("mtcp").unsupported(trial)

@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 
 
 def make(directory: Path, *behaviours: str, repetitions: int = 1, retries: int = 2) -> Ledger:
-    requests = [Request("congestion", {"before": (0.5,), "after": (0.5,)}, ("tcp",), behaviours)]
+    requests = [Request("congestion", {"before": (0.5,), "after": (0.5,)}, ("tcp",), behaviours, small=True)]
     return Ledger.create("test", requests, repetitions, 1, retries, results=directory)
 
 
