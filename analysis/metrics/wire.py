@@ -161,6 +161,8 @@ def _moves(reported: pd.DataFrame, moments: Moments | None, trial: Trial) -> Ite
         for metric, column in (("wire_stall_ms", "stall_ms"), ("migration_ms", "migration_ms"),
                                ("first_byte_ms", "first_byte_ms")):  # fmt: skip
             yield Observation(metric, move[column], "ms", time, move["to"])
-        yield Observation("commit_ms", (move["committed_ns"] - move["decided_ns"]) / 1e6, "ms", time, move["to"])
+        # None where no move of the trial committed.
+        commit_ms = (move["committed_ns"] - move["decided_ns"]) / 1e6 if move["committed"] else np.nan
+        yield Observation("commit_ms", commit_ms, "ms", time, move["to"])
         for name, took in move["phases"].items() if move["committed"] else ():
             yield Observation(f"phase.{name}_ms", took, "ms", time, move["to"])

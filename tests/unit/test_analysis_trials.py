@@ -84,6 +84,17 @@ def test_every_figure_of_a_move_is_exact(tmp_path: Path) -> None:
     assert timed.loc["phase.dump_ms", "value"] == 0.5
 
 
+def test_a_move_that_did_not_commit_has_no_time_of_its_commit(tmp_path: Path) -> None:
+    made = SyntheticTrial(fault=200.4, end=400)
+    made.open(0)
+    download(made, [(10.0 * i, 1000, "s1") for i in range(1, 40)])
+    made.moved(230.5, "s1", "s2", committed_ns=None, outcome="kept", reason="no answer")
+    found = judgement.judge(made.write_trial(tmp_path))
+    assert found.verdict == "succeeded", found.reason
+    assert "commit_ms" not in set(found.observed["metric"])
+    assert metrics(tmp_path)["moves"] == 0
+
+
 def test_the_series_begins_and_ends_with_the_trial_and_turns_at_the_fault(tmp_path: Path) -> None:
     observed = judgement.judge(a_move().write_trial(tmp_path)).observed
     series = observed[observed["metric"] == "goodput_mbps"]
