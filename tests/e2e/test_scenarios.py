@@ -15,8 +15,9 @@ from experiments.attempt import Site
 from experiments.ledger import Attempt
 from experiments.plan import Trial
 from experiments.scenario import Value
+from testbed.processes import PATIENCE
 
-AT_ONCE = 2
+AT_ONCE = 3
 """Trials: most of the time each waits."""
 ATTEMPTS = 3
 """Of a trial that the machine spoils: others use it, too."""
@@ -39,6 +40,12 @@ FAULTS: Mapping[str, Mapping[str, Value]] = {
 """Whose server, or the path to it, is in trouble: a client has to leave it."""
 MOVES = {"drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2}
 """That the wire shows, at least. A film may be over before its policy has decided."""
+
+
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine a client takes longer than usual until it is ready."""
+    monkeypatch.setenv("MTCP_PATIENCE", str(3 * PATIENCE))
 
 
 def perform(name: str, site: Site) -> judgement.Judgement:
