@@ -158,7 +158,7 @@ def _section(view: View, scenario: str, runs: list[Run]) -> dict[str, Any]:
     )
     return {
         "name": scenario,
-        "done": about.get("done", ""),
+        "done": [" ".join(part.split()) for part in str(about.get("done", "")).split("\n\n") if part],
         "factors": [(name, meanings.get(name, ""), ", ".join(map(_short, found))) for name, found in values.items()],
         "policies": ", ".join(sorted(set(mine["policy"]))),
         "repetitions": int(mine["repetition"].nunique()),

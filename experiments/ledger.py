@@ -1,6 +1,7 @@
 """A plan that is being carried out, on disk: results/<experiment>/<plan-id>/.
 
-    plan.json        what was asked for, the seed, the trials in their order, and what became of each
+    plan.json        what was asked for, what that is in words, the seed, the trials in their order, and what became of
+                     each
     runs/<run-id>/   what each attempt left (testbed.results)
     limits.toml      of the machine (testbed.fidelity), where others than usual were asked for
     summary.json     the headline figures, by `python -m analysis report`
@@ -13,8 +14,10 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import inspect
 import json
 import os
+import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
@@ -22,6 +25,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, Self
 
+from experiments import scenarios
 from experiments.plan import Request, Trial, plan
 from testbed import machine
 from testbed.errors import TestbedError
@@ -93,6 +97,7 @@ class Ledger:
             "repetitions": repetitions,
             "retries": retries,
             "requests": [asdict(request) for request in requests],
+            "scenarios": {request.scenario: described(request.scenario) for request in requests},
         }
         ledger = cls(directory, metadata, [Entry(trial) for trial in plan(requests, repetitions, seed)])
         if limits is not None:
@@ -184,6 +189,15 @@ class Ledger:
             yield descriptor
         finally:
             os.close(descriptor)
+
+
+def described(scenario: str) -> dict[str, Any]:
+    """A scenario in words, for who reads the results without this code: `done`, and what its `factors` mean."""
+    kind = type(scenarios.named(scenario))
+    return {
+        "done": inspect.cleandoc(sys.modules[kind.__module__].__doc__ or ""),
+        "factors": {name: factor.meaning for name, factor in kind.factors.items()},
+    }
 
 
 def passed(entries: Iterable[Entry]) -> bool:
