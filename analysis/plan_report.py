@@ -104,10 +104,14 @@ def verdict(view: View) -> tuple[str, str]:
     interval = "" if found.low is None or found.high is None else f" ({found.low * 100:.0f} … {found.high * 100:.0f})"
     share, of_next = (METRICS["kept"].text(value) for value in _where_both(values, best, nearest))
     how = "It is ahead of" if certain else "That is not more, for certain, than"
-    return said, (
+    return said[0].upper() + said[1:], (
         f"{how} {mechanism_title(nearest)}: {share} to {of_next} %, a difference of {found.value * 100:.0f} points"
-        f"{interval} in the median of {found.n} pairs of the same scenario, setting and seed (95 % interval)."
+        f"{interval} in the median of {_pairs(found.n)} of the same scenario, setting and seed (95 % interval)."
     )
+
+
+def _pairs(count: int) -> str:
+    return f"{count} pairs" if count != 1 else "1 pair"
 
 
 def _where_both(values: pd.DataFrame, first: str, second: str) -> tuple[float, float]:

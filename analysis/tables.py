@@ -183,7 +183,7 @@ def _cells(
             if (estimate := statistics.median(mine.loc[mine["metric"] == each.name, "value"])).value is not None
         ]
         total = _sum(counts, name)
-        found.append((main, interval, more, _runs(total), value))
+        found.append((main, interval, [*_rates(mine, metric), *more], _runs(total), value))
     known = [each[4] for each in found if each is not None and each[4] is not None]
     top = None
     if metric is not None and len(known) > 1 and metric.better:
@@ -191,6 +191,17 @@ def _cells(
     return [
         None if each is None else Cell(*each[:4], best=each[4] is not None and each[4] == top) for each in found
     ]  # fmt: skip
+
+
+def _rates(mine: pd.DataFrame, metric: Metric | None) -> list[tuple[str, str]]:
+    """Beside a share of goodput, of what: more where one has two paths, less where an implementation is slow."""
+    after, before = (
+        statistics.median(mine.loc[mine["metric"] == f"goodput_{when}_mbps", "value"]).value
+        for when in ("after", "before")
+    )
+    if metric is None or metric.name != "kept" or after is None or before is None:
+        return []
+    return [("", f"{after:.0f} of {before:.0f} Mbit/s")]
 
 
 def _runs(total: pd.Series) -> str:

@@ -6,12 +6,13 @@ The first byte of the new server is a round trip to it away; in between it needs
 itself. The links are what was asked for (testbed.selftest has checked them): factors of the trial, or what its scenario
 notes in facts.floor where they are not.
 
-floor_ms         as above
+floor_ms         as above, where there was a move
 floor_ratio      stall_ms over it
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -43,7 +44,7 @@ def of_trial(factors: Mapping[str, Any], links: Mapping[str, float]) -> float | 
 
 
 def observe(floor: float | None, stall_ms: float | None) -> Iterator[Observation]:
-    if floor is not None:
+    if floor is not None and stall_ms is not None and not math.isnan(stall_ms):
         yield Observation("floor_ms", floor, "ms")
-        if floor > 0 and stall_ms is not None:
+        if floor > 0:
             yield Observation("floor_ratio", stall_ms / floor, "")
