@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from itertools import cycle
 from pathlib import Path
@@ -16,6 +17,8 @@ from mtcp.states import OldServer
 if TYPE_CHECKING:
     from mtcp.agent.holding import ServerConnection
     from mtcp.agent.server import ServerSide
+
+log = logging.getLogger(__name__)
 
 
 class HostWatch:
@@ -71,7 +74,12 @@ class Advisor:
         here = [c for c in self._side.connections() if c.role.state is OldServer.ESTABLISHED]
         later = now + self._policy.holdoff
         self._quiet_until = {c: self._quiet_until.get(c, later if c.moves else now) for c in here}
-        count = self._policy.observe(self._watch.view(self._side.pids(), now))
+        try:
+            view = self._watch.view(self._side.pids(), now)
+        except OSError as error:
+            log.warning("this server's policy cannot see the host: %s", error)
+            return
+        count = self._policy.observe(view)
         reached = self._side.control.status()
         if not any(reached.values()):
             return  # nobody could take any

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from typing import Any
@@ -52,5 +53,7 @@ class Observer:
         return View(now, current, others, self._received, self._sent, room, servers=known, **kernel)
 
     def _of_kernel(self, four_tuple: FourTuple) -> dict[str, Any]:
-        found = self._sockets.find(four_tuple)
-        return {} if found is None else observed(tcp_info.parse(found.info), time.monotonic())
+        with contextlib.suppress(OSError):
+            if (found := self._sockets.find(four_tuple)) is not None:
+                return observed(tcp_info.parse(found.info), time.monotonic())
+        return {}
