@@ -40,6 +40,9 @@ MOVES: dict[str, dict[str, tuple[float, float]]] = {
     "requests-cross-traffic": {},
     "requests-starved": {"stall": (0.3, 1.0), "latency": (0.2, 1.0)},
     "requests-farther": {"latency": (0.2, 1.0), "best": (1.0, 3.0)},
+    "stream": {},
+    "stream-cross-traffic": {"throughput": (0.5, 1.5), "loss": (0.8, 2.0), "latency": (1.0, 5.0)},
+    "stream-starved": {"throughput": (0.5, 1.5), "stall": (0.3, 1.5), "latency": (0.2, 1.5)},
 }
 POLICIES = ("hints", "manual", "throughput", "stall", "latency", "loss", "best")
 

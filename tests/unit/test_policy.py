@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 from collections.abc import Callable
 from itertools import pairwise
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mtcp import policy as policy_package
 from mtcp.address import Endpoint
 from mtcp.errors import MtcpError
 from mtcp.policy import Known, Policy, View, load, make
@@ -48,6 +50,19 @@ def moves(
 def falls_to(share: float) -> Callable[[float], float]:
     """100 Mbit/s, and from FAULT on that share of it."""
     return lambda now: 100 * MBIT * (1.0 if now < FAULT else share)
+
+
+def test_policies_are_pure() -> None:
+    """No clock, no system calls, nothing of the engine: what they know is shown to them."""
+    allowed = {"__future__", "collections", "dataclasses", "math", "mtcp", "typing"}
+    for path in Path(policy_package.__file__ or "").parent.glob("*.py"):
+        if path.stem == "registry":  # it reads the policy file
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            assert {name.partition(".")[0] for name in names} <= allowed, path
+            assert not any(name.startswith(("mtcp.linux", "mtcp.agent")) for name in names), path
 
 
 # -- where

@@ -90,11 +90,19 @@ DOWNLOAD = ["curl", "-sS", "-o", "/dev/null", "http://10.0.1.1/big"]
 SLOW_READER = [*DOWNLOAD[:-1], "--limit-rate", "1M", DOWNLOAD[-1]]
 
 
-def requests(path: str, think: float) -> list[str]:
-    client = [sys.executable, "-m", "testbed.clients.http", "requests", "--connect", "tcp", "--servers"]
+def client(workload: str, path: str, *options: str) -> list[str]:
+    program = [sys.executable, "-m", "testbed.clients.http", workload, "--connect", "tcp", "--servers"]
     now = time.monotonic()
     times = ["--start-at", str(now + 1.0), "--end-at", str(now + 60)]
-    return [*client, "s1=10.0.1.1:80", *times, "--path", path, "--think", str(think), "--out", str(sandbox.RUN / "out")]
+    return [*program, "s1=10.0.1.1:80", *times, "--path", path, *options, "--out", str(sandbox.RUN / "out")]
+
+
+def requests(path: str, think: float) -> list[str]:
+    return client("requests", path, "--think", str(think))
+
+
+def stream() -> list[str]:
+    return client("stream", "/big", "--rate", "20", "--segment", "0.5", "--buffer", "2")
 
 
 SITUATIONS: dict[str, tuple[Callable[[], list[str]], Fault]] = {
@@ -110,6 +118,9 @@ SITUATIONS: dict[str, tuple[Callable[[], list[str]], Fault]] = {
     "requests-starved": (lambda: requests("/small", 0.1), starved),
     "requests-cross-traffic": (lambda: requests("/small", 0.1), cross_traffic),
     "requests-farther": (lambda: requests("/small", 0.1), farther),
+    "stream": (stream, nothing),
+    "stream-cross-traffic": (stream, cross_traffic),
+    "stream-starved": (stream, starved),
 }
 
 
