@@ -72,7 +72,8 @@ def _work(options: argparse.Namespace) -> dict[str, Any]:
         from testbed.load.requests import Service, open_loop
 
         service = Service(ip, port, options.path)
-        return open_loop(service, rate=options.rate, seconds=options.seconds, seed=options.seed, wait=options.wait)[1]
+        common = {"seconds": options.seconds, "seed": options.seed, "wait": options.wait}
+        return open_loop(service, rate=options.rate, patient=False, **common)[1]
     if ":" in ip:
         raise ValueError("floods are of IPv4 only")
     from mtcp.address import Endpoint

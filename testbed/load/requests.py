@@ -65,15 +65,15 @@ def arrivals(rate: float, seconds: float, seed: int) -> Iterator[float]:
 
 
 def open_loop(
-    service: Service, *, rate: float, seconds: float, seed: int, wait: bool = False
+    service: Service, *, rate: float, seconds: float, seed: int, wait: bool = False, patient: bool = True
 ) -> tuple[list[Request], dict[str, Any]]:
     """Requests at random instants, `rate` a second; every one of them, and a summary. ValueError beyond LIMITS.
 
     Where LIMITS.connections are open already the request is not made, but stands as a failure: "not made".
-    `wait`: for SIGUSR1; see generators.Until.
+    `wait`: for SIGUSR1; see generators.Until. `patient`: answers that have not come in the end are waited for.
     """
     generators.bounded(rate=rate, seconds=seconds, count=rate * seconds)
-    rows, until = _run(_open(service, arrivals(rate, seconds, seed), generators.Until(seconds, wait)))
+    rows, until = _run(_open(service, arrivals(rate, seconds, seed), generators.Until(seconds, wait), patient))
     made = sum(row.error != NOT_MADE for row in rows)
     return rows, {"asked_rate": rate, "rate": round(made / until, 2), **summary(rows, until)}
 
@@ -131,7 +131,9 @@ def _run(loop: Any) -> tuple[list[Request], float]:
     return rows, seconds
 
 
-async def _open(service: Service, instants: Iterator[float], until: generators.Until) -> tuple[list[Request], float]:
+async def _open(
+    service: Service, instants: Iterator[float], until: generators.Until, patient: bool
+) -> tuple[list[Request], float]:
     loop = asyncio.get_running_loop()
     rows: list[Request] = []
     running: set[asyncio.Task[_Connection | None]] = set()
@@ -160,7 +162,10 @@ async def _open(service: Service, instants: Iterator[float], until: generators.U
 
     await asyncio.to_thread(arrive)
     passed = until.passed
-    await asyncio.gather(*running)
+    if not patient:
+        for task in running:
+            task.cancel()
+    await asyncio.gather(*running, return_exceptions=not patient)
     return rows, passed
 
 

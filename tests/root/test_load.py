@@ -222,6 +222,7 @@ def test_slow_requests_occupy_a_service(scene: Scene) -> None:
 
 
 def test_heavy_requests(scene: Scene) -> None:
-    report = scene.generator("attack", "requests", "10.0.0.1:80", "--path", "/big", "--rate", 20, "--seconds", 0.5)
+    report = scene.generator("attack", "requests", "10.0.0.1:80", "--path", "/big", "--rate", 20, "--seconds", 2)
     found = report.result()
-    assert found["ok"] == found["requests"] > 0 and found["bytes"] == 10_000_000 * found["ok"]
+    # An attack does not wait for the last answers.
+    assert 0 < found["ok"] <= found["requests"] and found["bytes"] == 10_000_000 * found["ok"]
