@@ -109,7 +109,7 @@ def against(
                 axes[place].set_xticks(tried, map(_short, tried))
                 axes[place].xaxis.set_minor_locator(NullLocator())
         drawn = values.loc[values["metric"] == metric.name, "value"] * scale
-        if _is_wide(drawn):
+        if _is_wide(drawn) and not metric.share:
             axes[0].set_yscale("log")
         else:
             axes[0].set_ylim(0, float(drawn.max()) * 1.15 or 1)
@@ -219,7 +219,7 @@ def _dots(
 ) -> None:
     """A panel of `dots`."""
     scale = 100 if metric.share else 1
-    if _is_wide(mine["value"]):
+    if _is_wide(mine["value"]) and not metric.share:
         axes.set_xscale("log")
     else:
         axes.set_xlim(0, float(mine["value"].max()) * scale * 1.15 or 1)

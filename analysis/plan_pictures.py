@@ -109,6 +109,7 @@ def of_scenario(view: View, scenario: str) -> Iterator[Picture]:
     of_moves = view.of(scenario)
     of_moves = of_moves[(of_moves["mechanism"] == "mtcp") & of_moves["metric"].str.startswith("phase.")]
     if len(of_moves) and len(settings) <= MOST_BARS:
+        of_moves = of_moves.assign(order=of_moves["setting"].map(settings.index)).sort_values("order", kind="stable")
         grouped = of_moves.assign(group=[view.label(scenario, each) for each in of_moves["setting"]])
         yield Picture(
             f"{scenario}-phases", "What a move of M-TCP is made of",
@@ -138,11 +139,12 @@ def _sweeps(view: View, scenario: str) -> Iterator[Picture]:
         table[str(factor)] = factors[factor].astype(float)
         if table["group"].nunique() > (MOST_PANELS if len(numbers) == 1 else MOST_PANELS // 2):
             continue
+        meant = view.plan.about(scenario).get("factors", {}).get(factor, "")
         floor = " Broken: the floor, what a lazy move takes at least." if metric.name in plan_figures.FLOORED else ""
         yield Picture(
             f"{scenario}-{factor}", f"{metric.title.capitalize()} against {factor}",
             f"{metric.meaning.capitalize()}; medians of the repetitions with 95 % intervals.{floor}",
-            _later(plan_figures.against, table, factor, metric),
+            _later(plan_figures.against, table, factor, metric, label=f"{factor}: {meant}" if meant else str(factor)),
         )  # fmt: skip
 
 
@@ -175,9 +177,9 @@ def _grouped(view: View, scenarios: list[str]) -> pd.DataFrame:
     return pd.concat(parts) if parts else view.values.iloc[:0].assign(group="")
 
 
-def _later(draw: Callable[..., Figure], *arguments: object) -> Callable[[Theme, Shape], Figure]:
+def _later(draw: Callable[..., Figure], *arguments: object, **more: object) -> Callable[[Theme, Shape], Figure]:
     def drawn(theme: Theme = LIGHT, shape: Shape = "wide") -> Figure:
-        return draw(*arguments, theme=theme, shape=shape)
+        return draw(*arguments, theme=theme, shape=shape, **more)
 
     return drawn
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from analysis.plans import Plan
 from analysis.run import Run
 
 _TEMPLATES = Path(__file__).parent / "templates"
+MUCH_MORE = 1.1
+"""Of the goodput before."""
 PAGE, SUMMARY, FIGURES = "report.html", "summary.json", "figures"
 
 
@@ -131,6 +134,8 @@ def _render(view: View) -> str:
     plan = view.plan
     runs, mechanisms = plan.runs(), in_order(plan.loaded["mechanism"])
     said, sure = verdict(view)
+    headlines = list(plan_pictures.headlines(view))
+    shown = {picture.name for picture in headlines}
     return environment.get_template("plan.html.j2").render(
         plan=plan,
         said=said,
@@ -138,17 +143,19 @@ def _render(view: View) -> str:
         counts=tables.verdict_text(comparing.verdicts(plan.loaded)[list(observations.VERDICTS)].sum()),
         mechanisms=[(name, mechanism_title(name), mechanism_colour(name)) for name in mechanisms],
         first_screen=tables.first_screen(view, mechanisms),
-        headlines=[_shown(picture, plan.path) for picture in plan_pictures.headlines(view)],
-        scenarios=[_section(view, name, [run for run in runs if run.scenario == name]) for name in plan.scenarios],
+        headlines=[_shown(picture, plan.path) for picture in headlines],
+        scenarios=[
+            _section(view, name, [run for run in runs if run.scenario == name], shown) for name in plan.scenarios
+        ],
         runs=_listed(runs, observations.runs(plan.loaded).set_index("run_id")),
         provenance=_provenance(plan, runs),
     )
 
 
-def _section(view: View, scenario: str, runs: list[Run]) -> dict[str, Any]:
-    """What the page says of a scenario."""
+def _section(view: View, scenario: str, runs: list[Run], shown: Collection[str]) -> dict[str, Any]:
+    """What the page says of a scenario, without the pictures that it has `shown` already."""
     mine = observations.runs(view.loaded[view.loaded["scenario"] == scenario])
-    about = view.plan.metadata.get("scenarios", {}).get(scenario, {})
+    about = view.plan.about(scenario)
     meanings: dict[str, str] = about.get("factors", {})
     values: dict[str, list[Any]] = {}
     for run in runs:
@@ -163,16 +170,34 @@ def _section(view: View, scenario: str, runs: list[Run]) -> dict[str, Any]:
     return {
         "name": scenario,
         "done": [" ".join(part.split()) for part in str(about.get("done", "")).split("\n\n") if part],
-        "factors": [(name, meanings.get(name, ""), ", ".join(map(_short, found))) for name, found in values.items()],
+        "factors": [
+            (name, meanings.get(name, ""), ", ".join(map(_short, sorted(found, key=_by_size))))
+            for name, found in values.items()
+        ],
         "policies": ", ".join(sorted(set(mine["policy"]))),
         "repetitions": int(mine["repetition"].nunique()),
         "emulation": ", ".join(sorted(set(mine["emulation"]))),
-        "pictures": [_shown(picture, view.plan.path) for picture in plan_pictures.of_scenario(view, scenario)],
+        "pictures": [
+            _shown(picture, view.plan.path)
+            for picture in plan_pictures.of_scenario(view, scenario)
+            if picture.name not in shown
+        ],
         "tables": tables.of_scenario(view, scenario),
         "paired": tables.against(view, scenario),
         "reasons": [(n, word, mechanism_title(name), reason) for (word, name, reason), n in sorted(reasons.items())],
+        "unfair": _unfair(view, scenario),
         "meanings": _meanings(view, scenario),
     }
+
+
+def _unfair(view: View, scenario: str) -> list[str]:
+    """Runs that had clearly more goodput after the fault than before: what was before is no fair reference."""
+    values = view.of(scenario)
+    found = values[(values["metric"] == "kept") & (values["value"] > MUCH_MORE)]
+    return [
+        f"{mechanism_title(name)} #{repetition}, {value:.0%}"
+        for name, repetition, value in zip(found["mechanism"], found["repetition"], found["value"], strict=True)
+    ]
 
 
 def _meanings(view: View, scenario: str) -> list[tuple[str, str]]:
@@ -234,6 +259,10 @@ def _provenance(plan: Plan, runs: list[Run]) -> list[tuple[str, str]]:
         ("processors busy", loads), ("Python", of_all("versions", "python")),
     ]  # fmt: skip
     return [(name, value) for name, value in rows if value]
+
+
+def _by_size(value: Any) -> tuple[bool, float, str]:
+    return isinstance(value, str), 0.0 if isinstance(value, str) else float(value), str(value)
 
 
 def _short(value: Any) -> str:

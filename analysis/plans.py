@@ -57,6 +57,11 @@ class Plan:
         there = list(self.loaded["scenario"].unique())
         return [name for name in dict.fromkeys([*asked, *there]) if name in there]
 
+    def about(self, scenario: str) -> dict[str, Any]:
+        """What plan.json says of a scenario in words: `done`, `factors`; nothing where it is silent."""
+        about: dict[str, Any] = self.metadata.get("scenarios", {}).get(scenario, {})
+        return about
+
     @property
     def pending(self) -> int:
         """Trials that have not been performed, or not to their end."""

@@ -243,10 +243,9 @@ def _sum(counts: pd.DataFrame, mechanism: str) -> pd.Series:
 
 def _source(view: View, scenario: str) -> str:
     """Where the figures come from."""
-    runs = observations.runs(view.plan.loaded)
-    mine = runs[runs["scenario"] == scenario]
+    mine = observations.runs(view.plan.loaded)
+    mine = mine[mine["scenario"] == scenario]
     emulation = ", ".join(sorted(set(mine["emulation"]) - {""}))
-    return (
-        f"{len(mine)} runs of plan {view.plan.name}/{view.plan.id}; links by {emulation or '?'}. Medians of the "
-        "repetitions (95 % bootstrap intervals); failed runs count with what they reached, invalid ones do not."
-    )
+    git = view.plan.metadata.get("git", {})
+    code = f"code {str(git.get('commit', '?'))[:10]}{', modified' if git.get('modified') else ''}"
+    return f"{len(mine)} runs of plan {view.plan.name}/{view.plan.id}; {code}; links by {emulation or '?'}."
