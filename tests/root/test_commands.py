@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import time
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from mtcp.agent.daemon import FIRST
 from mtcp.linux.privileges import Capability
 from testbed import sandbox
 from testbed.processes import Program
@@ -214,6 +216,11 @@ def left_behind() -> set[str]:
     processes = subprocess.run(["ps", "-eo", "pid=,args="], capture_output=True, text=True).stdout.splitlines()
     found = {line.strip() for line in processes if "mtcp" in line and "ps -eo" not in line}
     return found | {str(path) for root in (sandbox.BPFFS, sandbox.CGROUP) for path in root.rglob("*") if path.is_dir()}
+
+
+def test_agents_come_before_those_who_overload_their_hosts(scene: Scene) -> None:
+    for name in ("agent-client", "agent-s1", "agent-s2"):
+        assert os.getpriority(os.PRIO_PROCESS, scene.net.pool.programs[name].process.pid) == FIRST
 
 
 def test_agents_keep_only_the_privileges_that_they_need(scene: Scene) -> None:
