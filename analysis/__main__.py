@@ -1,7 +1,8 @@
 """`python -m analysis judge RUN_DIR …`: the verdict and the metrics of trials of experiments.
 
 `report DIR …`: the reports of plans whose trials have been judged; of a run of the handover experiment: judge it first.
-`tables PLAN_DIR … --page FILE`: tables of plans, as Markdown. `bench DIR`: put a bench's figures together.
+`tables PLAN_DIR … --page FILE`: tables of plans, as Markdown. `compare A B`: what differs between two sets of results.
+`bench DIR`: put a bench's figures together.
 `round DIR`: judge a round of a soak; `soak DIR`: put its rounds together. `merge DIR`: all captures in one file.
 """
 
@@ -12,7 +13,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from analysis import bench, judgement, merge, plan_report, plans, report, soak, tables, testbed
+from analysis import bench, changes, judgement, merge, plan_report, plans, report, soak, tables, testbed
 from analysis.capture import CaptureError
 from analysis.plan_pictures import View
 from analysis.plans import Plan
@@ -33,6 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
     command.add_argument("directory", type=Path, nargs="+", help="e.g. results/all/latest")
     command.add_argument("--page", type=Path, metavar="FILE", help="put them there, between its markers")
     command.set_defaults(run=_tables)
+    command = commands.add_parser("compare", help="what differs between two sets of results beyond noise")
+    command.add_argument("first", type=Path, help="e.g. results/experiment/20261123T181136-a894")
+    command.add_argument("second", type=Path, help="such as those of another revision of the code")
+    command.set_defaults(run=lambda options: print(changes.report(options.first, options.second)))
     command = commands.add_parser("bench", help="put the figures of a bench together, whose parts have been judged")
     command.add_argument("directory", type=Path, help="e.g. results/bench/latest")
     command.set_defaults(run=_bench)

@@ -53,6 +53,20 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float], seed: int 
     return median(np.asarray(numerators, float) / np.asarray(denominators, float), seed)
 
 
+def difference(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Estimate:
+    """Median of the second sample minus that of the first; they do not pair up. n: of the smaller one."""
+    samples = [np.asarray(each, float) for each in (first, second)]
+    one, other = (each[~np.isnan(each)] for each in samples)
+    n = min(len(one), len(other))
+    if n == 0:
+        return Estimate(None, None, None, 0)
+    centre = float(np.median(other) - np.median(one))
+    if n == 1:
+        return Estimate(centre, None, None, 1)
+    low, high = np.percentile(_resampled_medians(other, seed) - _resampled_medians(one, seed + 1), _tails())
+    return Estimate(centre, float(low), float(high), n)
+
+
 def cliffs_delta(first: ArrayLike, second: ArrayLike) -> float | None:
     """Effect size: the share of pairs in which the first is larger, minus that in which it is smaller; None of nothing.
 

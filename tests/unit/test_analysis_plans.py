@@ -10,7 +10,17 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import comparing, palette, plan_figures, plan_pictures, plan_report, statistics, tables
+from analysis import (
+    changes,
+    comparing,
+    observations,
+    palette,
+    plan_figures,
+    plan_pictures,
+    plan_report,
+    statistics,
+    tables,
+)
 from analysis.__main__ import main
 from analysis.catalogue import METRICS, named
 from analysis.plan_pictures import View
@@ -175,3 +185,31 @@ def test_how_figures_are_written() -> None:
         "3.14", "31.4", "314", "31\u202f416", "–",
     ]  # fmt: skip
     assert named("measured.drain_s").heading == "drain [s]"
+
+
+def test_what_differs_between_two_sets_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    scenarios = {"dos": LINKS}
+    one = write_plan(tmp_path / "x" / "one", scenarios, 4, ("mtcp", "tcp"), seed=1)
+    same = write_plan(tmp_path / "x" / "same", scenarios, 4, ("mtcp",), seed=1)
+    assert not any(change.beyond_noise for change in changes.compare(one, same))
+    assert {change.mechanism for change in changes.compare(one, same)} == {"mtcp"}
+    for samples in same.glob("runs/*/samples.parquet"):
+        observed = pd.read_parquet(samples)
+        slower = observed["metric"].isin(["detect_ms"])
+        observations.write(
+            samples.parent, observed.assign(value=observed["value"].where(~slower, observed["value"] + 900))
+        )
+    [change] = [change for change in changes.compare(one, same) if change.beyond_noise]
+    assert (change.metric.name, change.word) == ("detect_ms", "worse")
+    assert change.difference.value == pytest.approx(900)
+    assert main(["compare", str(one), str(same)]) == 0
+    assert re.search(r"\| dos \| .* \| M-TCP \| detection \[ms\] \| .* \| worse \|", capsys.readouterr().out)
+
+
+def test_differences_of_what_does_not_pair_up() -> None:
+    random = np.random.default_rng(1)
+    found = statistics.difference(random.normal(10, 1, 200), random.normal(12, 1, 300))
+    assert found.value is not None and found.low is not None and found.high is not None
+    assert 1.6 < found.low < found.value < found.high < 2.4 and found.n == 200
+    assert statistics.difference([1.0], [2.0, 3.0]).as_dict() == {"value": 1.5, "ci95": [None, None], "n": 1}
+    assert statistics.difference([], [1.0]).n == 0
