@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from mtcp.policy.base import View
 
+NARROW = 0.25
+"""A receive window of less than this share of the widest: the client's application does not read fast enough."""
+
 
 class Dialogue:
     """Follows a connection's views.
@@ -20,6 +23,8 @@ class Dialogue:
         """When data came last that was the next to come."""
         self.asked_at = view.now
         """When the client sent anything new last."""
+        self.full = False
+        """Whether it is the client itself that lets nothing more come, or little."""
         self._complete = view.out_of_order
         """Segments out of order as of then."""
 
@@ -29,10 +34,13 @@ class Dialogue:
             self.asked_at = view.now
         if view.received > last.received:
             self.heard_at, self._complete = view.now, view.out_of_order
+        self.full = view.room is not None and view.room < NARROW
+        if self.full:
+            self.heard_at = view.now
         if view.waiting is not None:
             self.waiting = view.waiting
         else:
-            self.waiting = self._asks(view) or self._lacks(view)
+            self.waiting = not self.full and (self._asks(view) or self._lacks(view))
 
     @property
     def since(self) -> float:

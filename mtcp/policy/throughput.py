@@ -15,8 +15,6 @@ SMOOTHING = 0.2
 """Time constant of the smoothed rate, seconds."""
 LONG = 3
 """Of such a multiple of the patience is the time constant of the mean over bursts and gaps."""
-NARROW = 0.25
-"""A receive window of less than this share of the widest: the client's application does not read fast enough."""
 
 
 class Throughput(Detector):
@@ -61,7 +59,7 @@ class Throughput(Detector):
 
     def suffers(self, last: View, view: View) -> bool:
         self._dialogue.follow(last, view)
-        if view.room is not None and view.room < NARROW:
+        if self._dialogue.full:
             self._counted, self._low_for, self._slow_for = view, 0.0, 0.0
             return False
         if view.sent > last.sent and self._counted.now < last.now:

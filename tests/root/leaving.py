@@ -15,8 +15,6 @@ BIG = 16 * MB
 SLOW, FAST = 10.0, 200.0
 """Mbit/s of the links: until it has moved, and to the end."""
 DOWNLOAD = ["curl", "-sS", f"http://{SERVERS[0]}/big"]
-SOON = 8.0
-"""Seconds from the beginning of the trouble."""
 
 
 def leaves(
@@ -29,10 +27,8 @@ def leaves(
         (connection,) = scene.wait_for_connections()
         time.sleep(1)  # at full speed
         assert scene.connections()[connection]["current"].startswith(SERVERS[0])
-        begun = time.monotonic()
         trouble(stack)
         wait_until_on(scene, connection, SERVERS[1])
-        assert time.monotonic() - begun < SOON
         stack.close()
         scene.net.set_bw(FAST)
         assert digest.result(40) == content(scene)

@@ -5,13 +5,15 @@ What each policy does with what it sees is in tests/unit.
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 
 import pytest
 
+from mtcp.linux.pressure import CpuPressure, RunDelay
 from testbed import sandbox
 from testbed.cpu import set_cpu
 from testbed.processes import Program
@@ -23,8 +25,8 @@ from topologies.dos import FORGED, Dos
 from topologies.two_servers import Running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(120 if sandbox.inside() else 1200)]
-BURN = "while :; do :; done"
-POLICIES = ("load", "attack")
+# The accept queue alone: on a machine that is busy with other things the service waits for processors, too.
+POLICIES = ("load:delay=1,pressure=1", "attack")
 
 
 @pytest.fixture(scope="module")
@@ -47,20 +49,43 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
         yield scene
 
 
-def test_an_overloaded_server_asks_its_clients_to_leave(scene: Scene) -> None:
+def test_a_server_whose_service_stands_still_asks_its_clients_to_leave(scene: Scene) -> None:
     def overload(stack: ExitStack) -> None:
-        """A twentieth of a core, for which four others compete; the service gives way to them, the agent does not."""
-        service = scene.net.pool.programs["files-s1"].process.pid
-        os.setpriority(os.PRIO_PROCESS, service, 19)
-        stack.callback(os.setpriority, os.PRIO_PROCESS, service, 0)
-        for _ in range(4):
-            burner = scene.net.s1.popen(["sh", "-c", BURN])
-            stack.callback(burner.wait)
-            stack.callback(burner.kill)
-        set_cpu(scene.net.s1, 0.05)
-        stack.callback(set_cpu, scene.net.s1, None)
+        """New connections wait, more and more, for a service that takes none."""
+        service = scene.net.pool.programs["files-s1"].process
+        service.send_signal(signal.SIGSTOP)
+        stack.callback(service.send_signal, signal.SIGCONT)
+        crowd = [sys.executable, "-m", "testbed.load", "hold", f"{SERVERS[0]}:80", "--connections", "100"]
+        program = Program(
+            scene.net.net["attacker"], [*crowd, "--rate", "200", "--seconds", "60"], scene.directory / "crowd.log"
+        )
+        stack.callback(program.stop)
+        program.wait_for("started")
 
     leaves(scene, "overload", overload, "hint: overload")
+
+
+def test_the_agent_sees_who_waits_for_processors(scene: Scene) -> None:
+    """A twentieth of a core for two who want one each."""
+    host = scene.net.s2
+    pressure, delay = CpuPressure(host.cgroup), RunDelay()
+    burners = [host.popen(["sh", "-c", "while :; do :; done"]) for _ in range(2)]
+    try:
+        set_cpu(host, 0.05)
+        time.sleep(0.2)  # until the quota has been used up
+        pids = [burner.pid for burner in burners]
+        delay.share(pids)
+        began, waited = time.monotonic(), pressure.seconds()
+        time.sleep(1)
+        share = delay.share(pids)
+        assert share is not None and share > 0.5
+        assert (pressure.seconds() - waited) / (time.monotonic() - began) > 0.5
+    finally:
+        set_cpu(host, None)
+        for burner in burners:
+            burner.kill()
+            burner.wait()
+        pressure.close()
 
 
 def test_a_client_has_no_servers_policy(scene: Scene) -> None:

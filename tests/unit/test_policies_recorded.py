@@ -96,6 +96,8 @@ def test_who_is_told_to_does_not_bear_with_silence(policy: str) -> None:
     moved = first_move(policy, views)
     assert moved is not None and answered + 0.9 <= moved <= answered + 1.3
     assert first_move(policy, recorded("download")) is None
+    # Whose application does not read for half a second at a time.
+    assert first_move(policy.replace("=1", "=0.3"), recorded("slow-reader")) is None
 
 
 def test_the_recordings_are_of_what_they_say() -> None:
