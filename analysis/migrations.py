@@ -132,21 +132,31 @@ def progress(offset: Ints, length: Ints) -> tuple[Ints, Ints]:
 
     Returns, for each packet, how many of its bytes are new, and up to where the stream is then complete.
     """
-    fresh, edges = np.zeros(len(offset), np.int64), np.zeros(len(offset), np.int64)
-    edge = 0
-    parked: list[tuple[int, int]] = []  # what lies beyond the edge: disjoint (start, end), ascending
-    for i, (start, size) in enumerate(zip(offset.tolist(), length.tolist(), strict=True)):
-        end = start + size
-        start = max(start, edge)
-        if end > start:
-            if parked or start > edge:
-                fresh[i] = _park(parked, start, end)
-                if parked[0][0] == edge:
-                    edge = parked.pop(0)[1]
-            else:
-                fresh[i], edge = end - start, end
-        edges[i] = edge
+    ends = np.maximum.accumulate(np.where(length > 0, np.maximum(offset + length, 0), 0))
+    before = np.concatenate([np.zeros(1, np.int64), ends])[:-1]
+    # As long as nothing is missing; the stretches from a packet that comes too early until nothing is are gone through.
+    fresh, edges = ends - before, ends.copy()
+    done = 0
+    for early in np.flatnonzero((offset > before) & (length > 0)).tolist():
+        if early >= done:
+            done = _fill(offset, length, early, int(before[early]), fresh, edges)
     return fresh, edges
+
+
+def _fill(offset: Ints, length: Ints, first: int, edge: int, fresh: Ints, edges: Ints) -> int:
+    """From packet `first` on, beyond the `edge`, until all is there up to the farthest byte: the packet after that."""
+    parked: list[tuple[int, int]] = []  # what lies beyond the edge: disjoint (start, end), ascending
+    for i in range(first, len(offset)):
+        start, end = max(int(offset[i]), edge), int(offset[i] + length[i])
+        fresh[i] = 0
+        if end > start:
+            fresh[i] = _park(parked, start, end)
+            if parked[0][0] == edge:
+                edge = parked.pop(0)[1]
+        edges[i] = edge
+        if not parked:
+            return i + 1
+    return len(offset)
 
 
 def goodput(deliveries: pd.DataFrame, bin_ms: float) -> pd.DataFrame:

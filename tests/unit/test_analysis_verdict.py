@@ -268,6 +268,20 @@ def test_progress_follows_holes_and_overlaps() -> None:
     assert edge.tolist() == [10, 10, 10, 10, 65, 65, 65]
 
 
+def test_progress_is_that_of_a_receiver_that_marks_every_byte() -> None:
+    random = np.random.default_rng(5)
+    for _ in range(60):
+        offset = np.sort(random.integers(0, 120, 40)) + random.integers(-25, 25, 40)
+        length = random.integers(-3, 12, 40)
+        fresh, edge = migrations.progress(offset.clip(0), length)
+        got: set[int] = set()
+        for i, (start, size) in enumerate(zip(offset.clip(0).tolist(), length.tolist(), strict=True)):
+            new = set(range(start, start + size)) - got
+            got |= new
+            assert fresh[i] == len(new)
+            assert edge[i] == next(n for n in range(500) if n not in got)
+
+
 def test_medians_and_ratios() -> None:
     samples = np.random.default_rng(1).normal(10, 1, 400)
     estimate = statistics.median(samples)
