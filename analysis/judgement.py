@@ -107,7 +107,7 @@ def observe(trial: Trial, seen: wire.Wire | None) -> Iterator[Observation]:
     if seen is not None:
         yield from wire.observe(seen, moments, trial)
     stall: float | None = None
-    if client is not None and moments is not None and "every_byte_right" not in client.report:
+    if client is not None and moments is not None and client.recorded:
         yield from rates.observe(client.deliveries, moments, paced=not client.playout.empty)
         yield from silence.observe(client, moments)
         if not client.requests.empty and client.playout.empty:

@@ -56,11 +56,24 @@ class View:
         keys = [tuple(_sortable(value) for value in json.loads(text).values()) for text in rows["factors"]]
         return list(dict.fromkeys(rows["setting"].iloc[sorted(range(len(keys)), key=keys.__getitem__)]))
 
-    def headline(self, scenario: str, setting: str | None = None) -> Metric | None:
-        """What says most of the scenario, or of one of its settings."""
+    def kinds(self, scenario: str) -> dict[str, list[str]]:
+        """The settings by the factors that are words and vary: what these change is not the size of something."""
+        rows = self.loaded[self.loaded["scenario"] == scenario].drop_duplicates("setting").set_index("setting")
+        factors = {setting: json.loads(str(rows.loc[setting, "factors"])) for setting in self.settings(scenario)}
+        names = dict.fromkeys(
+            name for each in factors.values() for name, value in each.items() if isinstance(value, str)
+        )
+        varied = [name for name in names if len({each.get(name) for each in factors.values()}) > 1]
+        found: dict[str, list[str]] = {}
+        for setting, each in factors.items():
+            found.setdefault(", ".join(f"{name}={each.get(name)}" for name in varied), []).append(setting)
+        return found
+
+    def headline(self, scenario: str, *settings: str) -> Metric | None:
+        """What says most of the scenario, or of some of its settings."""
         values = self.of(scenario)
-        if setting is not None:
-            values = values[values["setting"] == setting]
+        if settings:
+            values = values[values["setting"].isin(settings)]
         return catalogue.headline(scenario, set(values["metric"]))
 
     def label(self, scenario: str, setting: str) -> str:
@@ -94,11 +107,13 @@ def of_scenario(view: View, scenario: str) -> Iterator[Picture]:
     if _has(view, scenario, "kept") and len(settings) <= MOST_PANELS and (len(settings) > 1 or len(_moving(view)) > 1):
         yield _goodput(view, f"{scenario}-goodput", rows)
     yield from _sweeps(view, scenario)
-    if _has(view, scenario, "request_ms", loaded=True):
+    answered = set(view.of(scenario).loc[view.of(scenario)["metric"] == "request_p50_ms", "setting"])
+    asked = [row for row in rows if row[2] in answered]
+    if asked:
         yield Picture(
             f"{scenario}-latencies", "Request latencies",
             "Requests asked after the fault, of all repetitions together: a picture, no statistic.",
-            _later(plan_figures.latencies, view.loaded, _panels(view, rows[:MOST_PANELS])),
+            _later(plan_figures.latencies, view.loaded, _panels(view, asked[:MOST_PANELS])),
         )  # fmt: skip
     if _has(view, scenario, "buffer_s", loaded=True):
         yield Picture(

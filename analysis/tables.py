@@ -67,33 +67,39 @@ def of_scenario(view: View, scenario: str) -> list[Table]:
 
 def against(view: View, scenario: str, first: str = "mtcp") -> Table | None:
     """A mechanism against each other one, pair by pair; None if there is no other."""
-    values = view.of(scenario)
-    others = [name for name in in_order(values["mechanism"]) if name != first]
-    headline = view.headline(scenario)
-    if headline is None or not others or first not in set(values["mechanism"]):
+    rows: list[list[str]] = []
+    values, kinds = view.of(scenario), view.kinds(scenario)
+    if first not in set(values["mechanism"]):
         return None
-    metrics = [headline, *catalogue.companions(set(values["metric"]), headline)]
-    rows = []
-    for other in others:
-        row = [f"{mechanism_title(first)} − {mechanism_title(other)}"]
-        for metric in metrics:
-            found = comparing.paired(values, metric.name, first, other)
-            delta = "" if found.delta is None else f", δ {found.delta:+.2f}"
-            row.append("–" if not found.difference.n else f"{text(metric, found.difference)}{delta}")
-        rows.append(row)
-    return Table("Paired differences", ["", *(metric.heading for metric in metrics)], rows)
+    headlines = [metric for settings in kinds.values() if (metric := view.headline(scenario, *settings)) is not None]
+    metrics = list(dict.fromkeys([*headlines, *catalogue.companions(set(values["metric"]))]))
+    for kind, settings in kinds.items():
+        mine = values[values["setting"].isin(settings)]
+        for other in in_order(mine["mechanism"]):
+            if other != first:
+                name = f"{mechanism_title(first)} − {mechanism_title(other)}"
+                row = [f"{kind}: {name}" if kind else name]
+                rows.append(row + [_difference(mine, metric, first, other) for metric in metrics])
+    return Table("Paired differences", ["", *(metric.heading for metric in metrics)], rows) if rows else None
+
+
+def _difference(values: pd.DataFrame, metric: Metric, first: str, second: str) -> str:
+    found = comparing.paired(values, metric.name, first, second)
+    delta = "" if found.delta is None else f", δ {found.delta:+.2f}"
+    return "–" if not found.difference.n else f"{text(metric, found.difference)}{delta}"
 
 
 def first_screen(view: View, mechanisms: Sequence[str]) -> list[tuple[str, str, list[Cell | None]]]:
-    """(scenario or setting, what its figures are, a cell for each mechanism or None) per row."""
+    """(scenario or settings, what its figures are, a cell for each mechanism or None) per row."""
     rows: list[tuple[str, str, list[Cell | None]]] = []
     for scenario in view.plan.scenarios:
         settings = view.settings(scenario)
-        for setting in settings if len(settings) <= FEW else [None]:
-            metric = view.headline(scenario, setting)
-            cells = _cells(view, scenario, setting, metric, mechanisms)
-            label = f"{scenario}, {len(settings)} settings" if setting is None else view.label(scenario, setting)
-            rows.append((label, metric.heading if metric else "", cells))
+        for kind, several in view.kinds(scenario).items():
+            for part in [[setting] for setting in several] if len(settings) <= FEW else [several]:
+                metric = view.headline(scenario, *part)
+                label = f"{scenario}, {kind}" if kind else scenario
+                label = view.label(scenario, part[0]) if len(part) == 1 else f"{label}, {len(part)} settings"
+                rows.append((label, metric.heading if metric else "", _cells(view, scenario, part, metric, mechanisms)))
     return rows
 
 
@@ -134,7 +140,7 @@ def insert(page: Path, made: str) -> None:
 
 def _of_setting(view: View, scenario: str, setting: str) -> Table:
     """Metrics by mechanisms."""
-    values, counts = _parts(view, scenario, setting)
+    values, counts = _parts(view, scenario, [setting])
     mechanisms = in_order([*counts["mechanism"]])
     rows = [["runs", *(verdict_text(_sum(counts, name)) for name in mechanisms)]]
     for metric in catalogue.shown(set(values["metric"])):
@@ -166,10 +172,11 @@ def _over_settings(view: View, scenario: str, settings: Sequence[str]) -> Table:
 
 
 def _cells(
-    view: View, scenario: str, setting: str | None, metric: Metric | None, mechanisms: Sequence[str]
+    view: View, scenario: str, settings: Sequence[str], metric: Metric | None, mechanisms: Sequence[str]
 ) -> list[Cell | None]:
-    values, counts = _parts(view, scenario, setting)
-    beside = catalogue.companions(set(values["metric"]), metric)
+    values, counts = _parts(view, scenario, settings)
+    # Of several settings only the range is shown: medians over different things say nothing.
+    beside = catalogue.companions(set(values["metric"]), metric) if len(settings) == 1 else []
     found: list[tuple[str, str, list[tuple[str, str]], str, float | None] | None] = []
     for name in mechanisms:
         if name not in set(counts["mechanism"]):
@@ -183,7 +190,9 @@ def _cells(
             if (estimate := statistics.median(mine.loc[mine["metric"] == each.name, "value"])).value is not None
         ]
         total = _sum(counts, name)
-        found.append((main, interval, [*_rates(mine, metric), *more], _runs(total), value))
+        found.append(
+            (main, interval, [*(_rates(mine, metric) if len(settings) == 1 else []), *more], _runs(total), value)
+        )
     known = [each[4] for each in found if each is not None and each[4] is not None]
     top = None
     if metric is not None and len(known) > 1 and metric.better:
@@ -228,11 +237,11 @@ def _main(mine: pd.DataFrame, metric: Metric | None) -> tuple[str, str, float | 
     return f"{metric.text(estimate.value)} {metric.shown_unit}".strip(), interval, estimate.value
 
 
-def _parts(view: View, scenario: str, setting: str | None) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """The values, and the counts of verdicts, of a scenario's setting, or of all."""
+def _parts(view: View, scenario: str, settings: Sequence[str] | None) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The values, and the counts of verdicts, of some of a scenario's settings, or of all."""
     values, loaded = view.of(scenario), view.loaded[view.loaded["scenario"] == scenario]
-    if setting is not None:
-        values, loaded = values[values["setting"] == setting], loaded[loaded["setting"] == setting]
+    if settings is not None:
+        values, loaded = values[values["setting"].isin(settings)], loaded[loaded["setting"].isin(settings)]
     counts = comparing.verdicts(loaded).merge(view.loaded[[*comparing.SETTING, "setting"]].drop_duplicates())
     return values, counts
 

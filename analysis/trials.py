@@ -61,6 +61,8 @@ class Client:
 
     name: str
     report: dict[str, Any]
+    recorded: bool
+    """Whether it wrote down deliveries: a program that does something else has no such metrics."""
     deliveries: pd.DataFrame
     requests: pd.DataFrame
     playout: pd.DataFrame
@@ -163,7 +165,10 @@ def _numbers(value: Any, prefix: str) -> list[tuple[str, float]]:
 def _client(directory: Path, name: str, report: dict[str, Any]) -> Client:
     if "exit" not in report:
         raise RunError(f"{directory.parent}/run.json lacks facts.clients.{name}.exit")
-    return Client(name, report, *(_rows(directory / f"{kind}.parquet", columns) for kind, columns in _FILES.items()))
+    recorded = (directory / "deliveries.parquet").exists()
+    return Client(
+        name, report, recorded, *(_rows(directory / f"{kind}.parquet", columns) for kind, columns in _FILES.items())
+    )
 
 
 def _rows(path: Path, columns: list[str]) -> pd.DataFrame:
