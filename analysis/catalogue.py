@@ -89,19 +89,20 @@ _HEADLINES = {
 _USUAL = ("kept", "request_kept", "rebuffering_s", "goodput_after_mbps", "first_byte_ms", "wire_stall_ms")
 _COMPANIONS = ("silence_ms", "stall_ms", "detect_ms")
 _MEASURED = "measured."
+_UNITS = {
+    "ms": "ms", "s": "s", "us": "µs", "mbps": "Mbit/s", "mbit": "Mbit/s", "bytes": "B", "mb": "MB", "per-s": "1/s",
+}  # fmt: skip
+"""What words in a scenario's own names mean."""
 
 
 def named(name: str) -> Metric:
     """The metric; one that a scenario measured itself is called as that calls it."""
     if name in METRICS:
         return METRICS[name]
-    text = name.removeprefix(_MEASURED)
-    stem, _, last = text.rpartition("_")
-    unit = {"ms": "ms", "s": "s", "us": "µs", "mbps": "Mbit/s", "mbit": "Mbit/s", "bytes": "B", "mb": "MB"}.get(
-        last, ""
-    )
-    title = (stem if unit and stem else text).replace("_", " ").replace(".", " ")
-    return Metric(name, title, unit, "measured by the scenario itself", "")
+    words = name.removeprefix(_MEASURED).replace(".", "_").replace("per_s", "per-s").split("_")
+    place = next((place for place, word in enumerate(words) if place and word in _UNITS), None)
+    unit = "" if place is None else _UNITS[words.pop(place)]
+    return Metric(name, " ".join(words), unit, "measured by the scenario itself", "")
 
 
 def shown(present: Collection[str]) -> list[Metric]:

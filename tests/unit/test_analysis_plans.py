@@ -184,7 +184,10 @@ def test_how_figures_are_written() -> None:
     assert [METRICS["stall_ms"].text(each) for each in (3.14159, 31.4159, 314.159, 31415.9, None)] == [
         "3.14", "31.4", "314", "31\u202f416", "–",
     ]  # fmt: skip
-    assert named("measured.drain_s").heading == "drain [s]"
+    names = ("drain_s", "answer_ms_median", "connections_per_s", "moved", "cpu_s_client")
+    assert [named(f"measured.{name}").heading for name in names] == [
+        "drain [s]", "answer median [ms]", "connections [1/s]", "moved", "cpu client [s]",
+    ]  # fmt: skip
 
 
 def test_what_differs_between_two_sets_of_results(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
