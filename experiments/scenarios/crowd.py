@@ -21,8 +21,13 @@ ENOUGH = 0.8
 
 
 class Crowd(Scenario):
-    """Such a scenario. Servers are small machines, each with a share of a core; nobody troubles S2."""
+    """Such a scenario. Servers are small machines, each with a share of a core; nobody troubles S2.
 
+    A server in trouble is silent for a second and more, and then sends for a fifth of one: hence the policy. Without
+    `silence`, those who cannot know that the client waits, agents, would see less than applications do.
+    """
+
+    policy = "throughput:silence=0.5"
     factors: ClassVar[Mapping[str, Factor]] = {
         **LINKS,
         **TIMES,

@@ -8,8 +8,6 @@ What it takes, measured with a quarter of a core: who passes a file to the kerne
 download at 100 Mbit/s keeps 90 % beside the requests of 256 others, and 80, 50 and 25 % beside 16, 48 and 128 computing
 processes. The server's threads wait for the processor; when one waits that has Python's lock, all do: together with 32
 others, 64 processes are enough for 15 %.
-
-That is a server which is silent for a second and more, and then sends for a fifth of one. Hence the policy.
 """
 
 from __future__ import annotations
@@ -30,7 +28,6 @@ class Overload(Crowd):
     """See above."""
 
     name = "overload"
-    policy = "throughput:silence=0.5"
     factors: ClassVar[Mapping[str, Factor]] = {
         **Crowd.factors,
         "burners": Factor(96, "processes that compute on S1, in the end"),
