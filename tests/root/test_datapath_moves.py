@@ -20,6 +20,7 @@ from mtcp.linux.datapath import Entry, EntryState, EventKind
 from mtcp.wire import options
 from tests.root.two_hosts import (
     FAMILIES,
+    PORT,
     TCP_REPAIR,
     Network,
     accept,
@@ -240,6 +241,31 @@ def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) 
     assert find(c, client).counters["clamped"] > 0
     acknowledged = {seq.diff(x.ack, before.rcv_nxt) for x in segments(tap) if x.destination == network.s2.ip}
     assert acknowledged == {1, 3, 6}
+
+
+def test_what_is_behind_a_gap_is_not_told_to_the_next_server(network: Network) -> None:
+    """S1's data came with a gap. S2 sends all of it again, and would take the gap for a loss of its own."""
+    c, _ = network.attach()
+    client, s1 = network.connect(network.listener())
+    entry = find(c, client)
+    local, remote = entry.four_tuple
+    tap = network.server.capture("s0")
+    raw_segment(network.server, remote, local, seq.add(entry.rcv_nxt, 4), entry.snd_nxt, 0x10, payload=b"late")
+    assert [x.has_sack() for x in segments(tap) if x.dport == PORT] == [True]
+    entry = begin(c, find(c, client), network.s2)
+    s2 = take_over(network, s1)
+    accept(network, entry)
+    for part in (b"ab", b"cdlate"):
+        s2.sendall(part)
+        settle(s2)
+    assert read_exactly(client, 8) == b"abcdlate"
+    told = [x for x in segments(tap) if x.destination == network.s2.ip and seq.diff(x.ack, entry.rcv_nxt) < 8]
+    assert told
+    assert not any(x.has_sack() for x in told)
+    # What comes with a gap from here on was sent by S2.
+    ahead = seq.add(find(c, client).rcv_nxt, 6)
+    raw_segment(network.server, network.s2, local, ahead, entry.snd_nxt, 0x10, payload=b"more")
+    assert [x.has_sack() for x in segments(tap) if x.destination == network.s2.ip] == [True]
 
 
 def outstanding(sock: socket.socket) -> int:

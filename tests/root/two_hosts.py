@@ -200,6 +200,10 @@ class Segment:
         )
         self.options = tcp[20 : (offset >> 4) * 4]
 
+    def has_sack(self) -> bool:
+        """Whether it acknowledges data out of order."""
+        return any(option[0] == 5 for option in shape(self.options))
+
     def has_ours(self) -> bool:
         return b"\xfd\x08MT" in self.options or b"\xfd\x10MT" in self.options
 
@@ -285,13 +289,20 @@ def accept(network: Network, entry: Entry, mac: bytes | None = None, host: Host 
 
 
 def raw_segment(
-    host: Host, source: Endpoint, destination: Endpoint, number: int, ack: int, flags: int, option: bytes
+    host: Host,
+    source: Endpoint,
+    destination: Endpoint,
+    number: int,
+    ack: int,
+    flags: int,
+    option: bytes = b"",
+    payload: bytes = b"",
 ) -> None:
-    """Send one crafted segment."""
+    """Send one crafted segment; `payload` has an even length."""
     tcp = struct.pack(
         "!HHIIBBHHH", source.port, destination.port, number, ack, (20 + len(option)) // 4 << 4, flags, 500, 0, 0
     )
-    tcp += option
+    tcp += option + payload
     pseudo = source.packed + destination.packed + struct.pack("!HH", 6, len(tcp))
     total = sum(struct.unpack(f"!{len(pseudo + tcp) // 2}H", pseudo + tcp))
     total = (total & 0xFFFF) + (total >> 16)

@@ -29,7 +29,7 @@ from typing import NamedTuple
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
-LAYOUT_VERSION = 6  # part of the names of maps; raise it whenever anything below changes
+LAYOUT_VERSION = 7  # part of the names of maps; raise it whenever anything below changes
 
 # -- TCP option (PROTOCOL.md, set-up) --
 
@@ -103,6 +103,9 @@ class ENTRY:
     RST_DROPPED = Field(208, 8)
     CLAMPED = Field(216, 8)
     BAD_MAC = Field(224, 8)
+    HAS_GAP = Field(232, 4)  # whether the segment that went out last acknowledged data out of order (SACK)
+    HIDES_GAP = Field(236, 4)  # whether such acknowledgements are about a server's data that has been left
+    GAP_END = Field(240, 4)  # up to where, then
 
 
 COUNTERS: dict[str, Field] = {

@@ -19,6 +19,7 @@ TCP, FIN, SYN, RST, ACK = 6, 0x01, 0x02, 0x04, 0x10
 _PSEUDO_HEADER = 0x10  # l4_csum_replace: the address is part of the pseudo header
 ETHERNET, IPV4_LENGTH, IPV6_LENGTH, _TCP_LENGTH = 14, 20, 40, 20
 _IPV4_CHECKSUM = ETHERNET + 10
+SACK = 0x010105  # two fillers and the option's kind, as the kernel writes them
 ACKNOWLEDGEMENT, _CHECKSUM, OPTIONS = 8, 16, _TCP_LENGTH  # offsets in the TCP header
 
 

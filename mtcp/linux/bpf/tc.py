@@ -38,6 +38,8 @@ class _STACK(packet.STACK):
     MAC = Field(-120, 8)
     INDEX = Field(-128, 4)
     EVENT = Field(-144, 16)
+    OLD_OPTIONS = Field(-148, 4)
+    NEW_OPTIONS = Field(-152, 4)
 
 
 def egress(maps: Maps) -> bytes:
@@ -59,6 +61,7 @@ def egress(maps: Maps) -> bytes:
     asm.jump("==", R9, EntryState.FREE, "pass")
     asm.jump("==", R9, EntryState.MIGRATING, "hold")
     _limit_and_record_acknowledgement(asm)
+    _hide_gap(asm)
     packet.load_sequence_end(asm, R3)
     macros.store_latest(asm, R7, ENTRY.SND_NXT, R3)
     _write_acknowledgement(asm)
@@ -266,6 +269,49 @@ def _limit_and_record_acknowledgement(asm: Assembler) -> None:
     asm.store(R7, ENTRY.WINDOW, R1)
     macros.store_latest(asm, R7, ENTRY.RCV_NXT, R3)
     asm.label("recorded")
+
+
+def _hide_gap(asm: Assembler) -> None:
+    """Say nothing of what the client has behind a gap in the data of a server that has been left.
+
+    The current server sends all of that again. It would take the gap for a loss of its own, leave slow start at once,
+    and be slow for seconds. What it does lose meanwhile, its timers tell. The word with which the option begins
+    becomes the end of all options (RFC 9293, 3.2): one change of the checksum, whatever the number of blocks.
+    """
+    asm.load(R1, FP, _STACK.DATA_OFFSET)
+    asm.and_(R1, 0xF0)
+    for words in (5, 8):  # no options, or time stamps only: nothing else rides on an established connection's segments
+        asm.jump("==", R1, words << 4, "no gap")
+    asm.load(R1, R7, ENTRY.HIDES_GAP)
+    asm.jump("==", R1, 0, "own gap")
+    asm.load(R1, R7, ENTRY.GAP_END)
+    asm.load(R2, FP, _STACK.ACK)
+    asm.swap_be(R2, 32)
+    asm.sub(R1, R2, bits=32)
+    asm.jump("s<=", R1, 0, "gap passed", bits=32)
+    for offset in (packet.OPTIONS, packet.OPTIONS + 12):
+        packet.find_in_tcp(asm, offset)
+        packet.load_at_r2(asm, _STACK.OLD_OPTIONS, "gap done")
+        asm.load(R1, FP, _STACK.OLD_OPTIONS)
+        asm.swap_be(R1, 32)
+        asm.rsh(R1, 8)
+        following = asm.unique("no blocks here")
+        asm.jump("!=", R1, packet.SACK, following)
+        asm.store(FP, _STACK.NEW_OPTIONS, 0)
+        packet.replace_in_checksum(asm, _STACK.OLD_OPTIONS, _STACK.NEW_OPTIONS)
+        packet.find_in_tcp(asm, offset)
+        packet.write_at_r2(asm, _STACK.NEW_OPTIONS)
+        asm.goto("gap done")
+        asm.label(following)
+    asm.goto("gap done")
+    asm.label("no gap")
+    asm.store(R7, ENTRY.HAS_GAP, 0)
+    asm.goto("gap done")
+    asm.label("gap passed")
+    asm.store(R7, ENTRY.HIDES_GAP, 0)
+    asm.label("own gap")
+    asm.store(R7, ENTRY.HAS_GAP, 1)
+    asm.label("gap done")
 
 
 def _write_acknowledgement(asm: Assembler) -> None:

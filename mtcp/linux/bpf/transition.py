@@ -38,7 +38,11 @@ def program(maps: Maps) -> bytes:
     macros.copy(asm, R7, ENTRY.ACCEPT_MAC, R6, COMMAND.ACCEPT_MAC)
     asm.load(R1, R7, ENTRY.RCV_NXT)
     asm.store(R3, macros.server(SERVER.SEQ_MAX), R1)
+    _hide_gap(asm)
+    asm.goto("change")
     asm.label("exchange")
+    asm.store(R7, ENTRY.HIDES_GAP, 0)  # the server that sent them has the connection again
+    asm.label("change")
     asm.mov(R0, R8)
     asm.load(R1, R6, COMMAND.REPLACEMENT)
     asm.compare_exchange(R7, ENTRY.WORD, R1)
@@ -47,3 +51,20 @@ def program(maps: Maps) -> bytes:
     asm.label("refused")
     asm.exit(REFUSED)
     return asm.assemble()
+
+
+def _hide_gap(asm: Assembler) -> None:
+    """What the client has of the current server's data (slot by R8) behind a gap is nothing to tell the next one."""
+    asm.load(R1, R7, ENTRY.HAS_GAP)
+    asm.load(R2, R7, ENTRY.HIDES_GAP)
+    asm.or_(R1, R2)
+    asm.jump("==", R1, 0, "no gap")
+    macros.slot(asm, R3, R8, current=True)
+    asm.load(R3, R3, macros.server(SERVER.SEQ_MAX))
+    asm.jump("==", R2, 0, "first gap")
+    macros.store_latest(asm, R7, ENTRY.GAP_END, R3)
+    asm.goto("no gap")
+    asm.label("first gap")
+    asm.store(R7, ENTRY.GAP_END, R3)
+    asm.store(R7, ENTRY.HIDES_GAP, 1)
+    asm.label("no gap")
