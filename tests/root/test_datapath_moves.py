@@ -11,6 +11,7 @@ import termios
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -243,8 +244,11 @@ def test_never_acknowledges_what_the_next_server_has_not_sent(network: Network) 
     assert acknowledged == {1, 3, 6}
 
 
-def test_what_is_behind_a_gap_is_not_told_to_the_next_server(network: Network) -> None:
+@pytest.mark.parametrize("timestamps", [True, False])
+def test_what_is_behind_a_gap_is_not_told_to_the_next_server(network: Network, timestamps: bool) -> None:
     """S1's data came with a gap. S2 sends all of it again, and would take the gap for a loss of its own."""
+    with network.client.inside():
+        Path("/proc/sys/net/ipv4/tcp_timestamps").write_text(str(int(timestamps)))
     c, _ = network.attach()
     client, s1 = network.connect(network.listener())
     entry = find(c, client)

@@ -269,7 +269,9 @@ def take_over(
         sock.setsockopt(tcp, TIMESTAMP, old.getsockopt(tcp, TIMESTAMP))
         sock.setsockopt(tcp, socket.TCP_MAXSEG, mss)
         sock.connect(tuple(tcp_repair.four_tuple_of(old).remote))
-        sock.setsockopt(tcp, REPAIR_OPTIONS, struct.pack("8I", 2, mss, 3, scales, 4, 0, 8, 0))
+        timestamps = (8, 0) if info[5] & 1 else ()
+        negotiated = (2, mss, 3, scales, 4, 0, *timestamps)
+        sock.setsockopt(tcp, REPAIR_OPTIONS, struct.pack(f"{len(negotiated)}I", *negotiated))
         sock.setsockopt(tcp, REPAIR_WINDOW, window)
     sock.settimeout(5)
     return sock

@@ -40,6 +40,7 @@ class _STACK(packet.STACK):
     EVENT = Field(-144, 16)
     OLD_OPTIONS = Field(-148, 4)
     NEW_OPTIONS = Field(-152, 4)
+    BLOCKS_AT = Field(-156, 4)  # where in the packet they begin
 
 
 def egress(maps: Maps) -> bytes:
@@ -278,10 +279,23 @@ def _hide_gap(asm: Assembler) -> None:
     and be slow for seconds. What it does lose meanwhile, its timers tell. The word with which the option begins
     becomes the end of all options (RFC 9293, 3.2): one change of the checksum, whatever the number of blocks.
     """
-    asm.load(R1, FP, _STACK.DATA_OFFSET)
-    asm.and_(R1, 0xF0)
-    for words in (5, 8):  # no options, or time stamps only: nothing else rides on an established connection's segments
-        asm.jump("==", R1, words << 4, "no gap")
+    for offset, words in ((packet.OPTIONS, 8), (packet.OPTIONS + 12, 11)):  # with time stamps they come first
+        following = asm.unique("no blocks here")
+        asm.load(R1, FP, _STACK.DATA_OFFSET)
+        asm.jump("<", R1, words << 4, "no gap")  # too short for a block
+        packet.find_in_tcp(asm, offset)
+        asm.store(FP, _STACK.BLOCKS_AT, R2)
+        packet.load_at_r2(asm, _STACK.OLD_OPTIONS, "no gap")
+        asm.load(R1, FP, _STACK.OLD_OPTIONS)
+        asm.swap_be(R1, 32)
+        asm.rsh(R1, 8)
+        asm.jump("!=", R1, packet.SACK, following)
+        asm.goto("gap")
+        asm.label(following)
+    asm.label("no gap")
+    asm.store(R7, ENTRY.HAS_GAP, 0)
+    asm.goto("gap done")
+    asm.label("gap")
     asm.load(R1, R7, ENTRY.HIDES_GAP)
     asm.jump("==", R1, 0, "own gap")
     asm.load(R1, R7, ENTRY.GAP_END)
@@ -289,23 +303,10 @@ def _hide_gap(asm: Assembler) -> None:
     asm.swap_be(R2, 32)
     asm.sub(R1, R2, bits=32)
     asm.jump("s<=", R1, 0, "gap passed", bits=32)
-    for offset in (packet.OPTIONS, packet.OPTIONS + 12):
-        packet.find_in_tcp(asm, offset)
-        packet.load_at_r2(asm, _STACK.OLD_OPTIONS, "gap done")
-        asm.load(R1, FP, _STACK.OLD_OPTIONS)
-        asm.swap_be(R1, 32)
-        asm.rsh(R1, 8)
-        following = asm.unique("no blocks here")
-        asm.jump("!=", R1, packet.SACK, following)
-        asm.store(FP, _STACK.NEW_OPTIONS, 0)
-        packet.replace_in_checksum(asm, _STACK.OLD_OPTIONS, _STACK.NEW_OPTIONS)
-        packet.find_in_tcp(asm, offset)
-        packet.write_at_r2(asm, _STACK.NEW_OPTIONS)
-        asm.goto("gap done")
-        asm.label(following)
-    asm.goto("gap done")
-    asm.label("no gap")
-    asm.store(R7, ENTRY.HAS_GAP, 0)
+    asm.store(FP, _STACK.NEW_OPTIONS, 0)
+    packet.replace_in_checksum(asm, _STACK.OLD_OPTIONS, _STACK.NEW_OPTIONS)
+    asm.load(R2, FP, _STACK.BLOCKS_AT)
+    packet.write_at_r2(asm, _STACK.NEW_OPTIONS)
     asm.goto("gap done")
     asm.label("gap passed")
     asm.store(R7, ENTRY.HIDES_GAP, 0)
