@@ -235,15 +235,19 @@ class ServerConnection:
             snapshot.ended,
         )
         start_offset = origins.snd_start_offset
+        written, sndq = at.written, b""
+        if snapshot.snd_offset > start_offset + at.acked:
+            # The snapshot may count what the application, in send() already, has written since the socket was frozen.
+            written, sndq = tcp_repair.read_send_queue(self._sock)
         kernel = KernelQueues(
             snd_una=seq.add(origins.snd_start, at.acked),
             snd_nxt=seq.add(origins.snd_start, at.sent),
-            write_seq=seq.add(origins.snd_start, at.written),
-            sndq=tcp_repair.read_send_queue(self._sock) if snapshot.snd_offset > start_offset + at.acked else b"",
+            write_seq=seq.add(origins.snd_start, written),
+            sndq=sndq,
             rcv_nxt=seq.add(origins.rcv, at.received),
             copied_seq=seq.add(origins.rcv, at.read),
             rcvq=unread,
-            write_offset=start_offset + at.written,
+            write_offset=start_offset + written,
             snapshot_offset=snapshot.snd_offset,
             fin_received=at.fin_received or self._fin_due,
             fin_sent=at.fin_sent,

@@ -177,18 +177,22 @@ def counters(sock: socket.socket) -> Counters:
     """Where the socket is; consistent only when it is frozen."""
     info = sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 136)
     acked, received = struct.unpack_from("=QQ", info, 120)
-    end = acked + _ioctl(sock, SIOCOUTQ)
-    sent = end - _ioctl(sock, SIOCOUTQNSD)
+    unsent, before = _ioctl(sock, SIOCOUTQNSD), -1
+    while unsent != before:  # an application in send() writes on, even when the socket is frozen
+        end, before = acked + _ioctl(sock, SIOCOUTQ), unsent
+        unsent = _ioctl(sock, SIOCOUTQNSD)
+    sent = end - unsent
     unread = _ioctl(sock, SIOCINQ)
     written, received = end - (info[0] in FIN_SENT), received - (info[0] in FIN_RECEIVED)
     # SIOCINQ alone does not count a FIN.
     return Counters(info[0], received, received - unread, min(acked, written), min(sent, written), written)
 
 
-def read_send_queue(sock: socket.socket) -> bytes:
-    """What a frozen socket's client has not acknowledged.
+def read_send_queue(sock: socket.socket) -> tuple[int, bytes]:
+    """How many bytes were written to a frozen socket, and those of them that the client has not acknowledged.
 
-    Here an application that is just calling send() adds to the end of the queue, which is harmless: it is never sent.
+    More than when it was frozen, if the application was in send() then: that call goes on, and adds to the end of the
+    queue. None of it is sent from here.
     """
     while True:
         before = counters(sock)
@@ -196,7 +200,7 @@ def read_send_queue(sock: socket.socket) -> bytes:
         # The first buffer may still hold bytes that were acknowledged: ask for more than outq and keep the end.
         data = _peek(sock, SEND_QUEUE, outq + (1 << 17)) if outq else b""
         if counters(sock) == before:
-            return data[-outq:] if outq else b""
+            return before.written, data[-outq:] if outq else b""
 
 
 def _peek(sock: socket.socket, queue: int, n: int) -> bytes:
