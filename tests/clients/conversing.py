@@ -160,6 +160,9 @@ def main(address: str, stream_port: int, counter_port: int) -> None:
                 print(json.dumps({port: c.received for port, c in connections.items()}), flush=True)
             case ["end"]:
                 break
+    # Both ends close from here on: a FIN that is sent once more than needed is answered, by whoever has none any more,
+    # with RST. What a reset would lose is seen as an error.
+    closing_ns = time.time_ns()
     for connection in connections.values():
         if isinstance(connection, Conversation) and not connection.ended:
             connection.wind_up()
@@ -169,7 +172,6 @@ def main(address: str, stream_port: int, counter_port: int) -> None:
     for connection in connections.values():
         if isinstance(connection, Conversation) and not connection.ended:
             connection.fail("no end of stream")
-    closing_ns = time.time_ns()
     print(json.dumps({"closing_ns": closing_ns, "connections": {p: c.report() for p, c in connections.items()}}))
 
 

@@ -256,9 +256,11 @@ class Visit:
             guest.faults.append(f"{handshakes} handshakes")
         for host, packets in frames.items():
             resets = (packets["flags"] & capture.RST != 0) & (packets["control"] < capture.MIGRATE)
-            early = int((resets & (packets["time_ns"] < self.closing_ns)).sum())
-            if early and not guest.report["errors"]:  # a kernel that has given up resets
-                guest.faults.append(f"{early} RST at {host}")
+            early = packets[resets & (packets["time_ns"] < self.closing_ns)]
+            if len(early) and not guest.report["errors"]:  # a kernel that has given up resets
+                ends = early[["sport", "dport"]].to_dict("records")
+                before = (self.closing_ns - early["time_ns"]).max() / 1e9
+                guest.faults.append(f"RST at {host}, {before:.3f} s before the end: {ends}")
         # Where the client's kernel sends to, by way of its mapping, is the server that it listens to.
         sent = client[(client["src"] == capture.address(ADDRESSES["client"])) & (client["control"] < capture.MIGRATE)]
         to = sent[sent["time_ns"] < self.second_at_ns]["dst"].iloc[-1]
