@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
@@ -20,7 +19,8 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments.handover import SERVERS, Handover, captured, copy_events, perform
+from experiments.handover import SERVERS, Handover, perform
+from experiments.recording import recording
 from testbed import sandbox
 from testbed.errors import TestbedError
 from testbed.fidelity import Monitor
@@ -89,12 +89,10 @@ def latency(run: Run, network: Running, client: Path, name: str, interval: float
     command = [str(client), *pace, "recv", ADDRESSES["s1"], str(STREAM_PORT), str(total)]
     factors = {"migrations": wanted, "state": 0, "bw": None, "interval": interval}
     with Run(name, scenario="idle", mechanism="mtcp", factors=factors, results=run.directory) as part:
-        begun = time.monotonic_ns()
-        with captured(part, network):
+        with recording(part, network):
             strict_client = network.client.popen(command, stdout=subprocess.PIPE)
             outcomes = move(network, wanted, interval)
             said, _ = strict_client.communicate(timeout=120)
-        copy_events(part, network, begun)
         part.metadata["facts"] |= {
             "client": "strict recv",
             "service_port": STREAM_PORT,

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,13 +13,10 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from experiments import moves
+from experiments.recording import recording
 from testbed import sandbox, selftest
-from testbed.capture import Capture, capturing, drops
-from testbed.fidelity import Monitor
-from testbed.pool import EVENTS
 from testbed.results import Run
-from topologies.two_servers import ADDRESSES, HTTP_PORT, Running
+from topologies.two_servers import HTTP_PORT, Running
 
 SERVERS = "s1=10.0.0.1,s2=10.0.0.2"
 PATIENCE = 120
@@ -46,34 +40,10 @@ def perform(run: Run, network: Running, setting: Handover, console: Console) -> 
     run.limits({host.name: host.limits for host in (network.client, network.s1, network.s2)})
     network.set_bw(setting.bw)
     selftest.check(network.net, run)
-    begun = time.monotonic_ns()
-    with captured(run, network):
+    with recording(run, network):
         received = download(network, setting, console)
-    copy_events(run, network, begun)
     run.metadata["facts"] |= received
     run.finish("invalid", "not judged yet")
-
-
-def copy_events(run: Run, network: Running, begun: int) -> None:
-    """Put what the agents have noted since `begun` (ns, CLOCK_MONOTONIC) into the run's events."""
-    time.sleep(0.3)  # agents write ten times a second
-    for event in moves.merge(EVENTS, {address: name for name, address in ADDRESSES.items()}, begun):
-        run.event(event.pop("event"), event.pop("monotonic_ns"), **event)
-
-
-@contextlib.contextmanager
-def captured(run: Run, network: Running) -> Iterator[None]:
-    """Capture at all three hosts, and watch the machine; notes in the run's facts how many packets each lost."""
-    hosts = (network.client, network.s1, network.s2)
-    captures: dict[str, Capture] = {}
-    with Monitor(run, network.net, captures=captures), capturing(hosts, run.directory) as started:
-        captures |= started
-        yield
-    run.metadata["facts"] = {
-        "hosts": {host.name: ADDRESSES[host.name] for host in hosts},
-        "service_port": HTTP_PORT,
-        "capture_drops": drops(captures),
-    }
 
 
 def download(network: Running, setting: Handover, console: Console) -> dict[str, Any]:
@@ -103,6 +73,7 @@ def download(network: Running, setting: Handover, console: Console) -> dict[str,
     if curl.returncode:
         console.print(f"[red]curl ended with {curl.returncode}: {said.decode().strip()}[/]")
     return {
+        "service_port": HTTP_PORT,
         "client": "curl",
         "client_port": int(connection.rpartition(":")[2] or 0),
         "client_exit": curl.returncode,

@@ -13,7 +13,6 @@ import json
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -23,14 +22,12 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments import moves, workloads
+from experiments import workloads
 from experiments.judging import judge_round, summary
+from experiments.recording import recording
 from experiments.workloads import Workload
 from testbed import sandbox, selftest
-from testbed.capture import Capture, capturing, drops
-from testbed.fidelity import Monitor
 from testbed.loss import Loss
-from testbed.pool import EVENTS
 from testbed.results import Run
 from testbed.strict import compile_strict
 from topologies.pool import CONTROL_PORT, running
@@ -102,16 +99,19 @@ def _stage(run: Run, setting: Soak, clients: int, wanted: Sequence[Workload]) ->
 def _round(
     run: Run, network: Running, program: Path, factors: dict[str, Any], act: Act, console: Console
 ) -> dict[str, Any]:
-    """One round, judged; its figures. Its captures are kept only if something was wrong."""
+    """One round, judged; its figures. Captured is everything at the clients, what gets lost, and resets at the servers;
+    that is kept only if something was wrong."""
     name, seed = run.metadata["experiment"], factors["seed"] * 1000 + factors.get("round", 0)
     with Run("round", scenario=name, mechanism="mtcp", factors=factors, seed=seed, results=run.directory) as part:
-        begun = time.monotonic_ns()
-        with _captured(part, network, factors["loss"]):
-            part.metadata["facts"]["clients"] = act(network, part, program, seed)
-        time.sleep(0.3)  # agents write ten times a second
-        names = {server.service: server.name for server in network.pool.servers}
-        for event in moves.merge(EVENTS, names, begun):
-            part.event(event.pop("event"), event.pop("monotonic_ns"), **event)
+        loss = Loss(network.net, factors["loss"], part.path("lost.pcap"))
+        facts = part.metadata["facts"] = {
+            "control": {server.name: server.control.partition(":")[0] for server in network.pool.servers},
+            "control_port": CONTROL_PORT,
+        }
+        with recording(part, network, {server.name: RESETS for server in network.servers}), loss:
+            facts["clients"] = act(network, part, program, seed)
+        facts["capture_drops"] |= {"lost": loss.drops}
+        facts["loss"] = {"passed": loss.passed, "lost": loss.lost}
         part.finish("invalid", "not judged yet")
     judge_round(part)
     figures = summary(part)
@@ -122,29 +122,6 @@ def _round(
     worst = figures["worst"]["gap_ms"]
     console.print(f"{figures['verdict']}: {done}, worst gap {worst:.0f} ms: {figures['reason']}", soft_wrap=True)
     return figures
-
-
-@contextmanager
-def _captured(part: Run, network: Running, percent: float) -> Iterator[None]:
-    """Lose packets, and capture: everything at the clients, what is lost, resets at the servers."""
-    captures: dict[str, Capture] = {}
-    loss = Loss(network.net, percent, part.path("lost.pcap"))
-    filters = {server.name: RESETS for server in network.servers}
-    with (
-        Monitor(part, network.net, captures=captures),
-        capturing(network.hosts, part.directory, filters=filters) as started,
-        loss,
-    ):
-        captures |= started
-        facts: dict[str, Any] = {
-            "hosts": {host.name: host.IP() for host in network.hosts},
-            "control": {server.name: server.control.partition(":")[0] for server in network.pool.servers},
-            "control_port": CONTROL_PORT,
-        }
-        part.metadata["facts"] = facts
-        yield
-    facts["capture_drops"] = drops(captures) | {"lost": loss.drops}
-    facts["loss"] = {"passed": loss.passed, "lost": loss.lost}
 
 
 def _soaking(network: Running, part: Run, program: Path, seed: int) -> list[dict[str, Any]]:

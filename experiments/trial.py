@@ -6,20 +6,16 @@ It leaves a run (testbed.results) that nobody has judged yet; `analysis` does. P
 from __future__ import annotations
 
 import argparse
-import contextlib
 import sys
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
-from experiments import mechanisms, moves, scenarios
+from experiments import mechanisms, scenarios
 from experiments.plan import Trial
+from experiments.recording import recording
 from experiments.stage import Stage
 from testbed import doctor, sandbox, selftest
-from testbed.capture import Capture, capturing, drops
 from testbed.errors import TestbedError
 from testbed.fidelity import Limits, Monitor
-from testbed.pool import EVENTS
 from testbed.processes import checked
 from testbed.results import UNJUDGED, Run
 from topologies.running import Running
@@ -46,12 +42,12 @@ def perform(trial: Trial, results: Path, run_id: str = "") -> Run:
             run.limits({host.name: host.limits for host in network.hosts})
             selftest.check(network.net, run)
             acquaint(network)
-            begun = time.monotonic_ns()
             stage = Stage(trial, run, network, mechanism, files)
             mechanism.prepare(stage)
-            with captured(run, network, scenario.capture(trial) or mechanism.capture):
+            what = scenario.capture(trial) or mechanism.capture
+            run.metadata["facts"]["captured"] = what
+            with recording(run, network, {host.name: what for host in network.hosts}):
                 scenario.perform(stage)
-            copy_events(run, network, begun)
         run.finish("invalid", UNJUDGED)
     return run
 
@@ -69,30 +65,8 @@ def _big(trial: Trial) -> int:
     """Bytes of /big: more than the trial can download."""
     factors = trial.factors
     seconds = sum(float(factors.get(name, 5)) for name in ("before", "after")) + 2
-    # More than that is had by asking for it again.
+    # Of an unshaped link more may come; then the client asks for the file again.
     return int(SPARE * seconds * (float(factors.get("bw", 100)) or 100) * 1e6 / 8)
-
-
-@contextlib.contextmanager
-def captured(run: Run, network: Running, what: str) -> Iterator[None]:
-    """Capture at client and servers, and watch the machine; notes in the run's facts how many packets each lost."""
-    hosts = [network.client, *network.servers]
-    captures: dict[str, Capture] = {}
-    filters = {host.name: what for host in hosts}
-    run.metadata["facts"] |= {"hosts": {"client": network.client_address} | network.addresses, "captured": what}
-    with Monitor(run, network.net, captures=captures), capturing(hosts, run.directory, filters=filters) as started:
-        captures |= started
-        yield
-    run.metadata["facts"]["capture_drops"] = drops(captures)
-
-
-def copy_events(run: Run, network: Running, begun: int) -> None:
-    """Put what the agents have noted since `begun` (ns, CLOCK_MONOTONIC) into the run's events."""
-    if not any(EVENTS.glob("agent-*.jsonl")):
-        return
-    time.sleep(0.3)  # agents write ten times a second
-    for event in moves.merge(EVENTS, {ip: name for name, ip in network.addresses.items()}, begun):
-        run.event(event.pop("event"), event.pop("monotonic_ns"), **event)
 
 
 def main() -> int:

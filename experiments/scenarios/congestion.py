@@ -12,12 +12,9 @@ from typing import Any, ClassVar
 
 from experiments.plan import Trial
 from experiments.scenario import LINKS, TIMES, Factor, Scenario
+from experiments.scenarios.crossing import cross_traffic
 from experiments.stage import Stage
-from testbed.cross_traffic import CrossTraffic
 from topologies import dumbbell
-
-LESS = 0.9
-"""Of the UDP asked for: if less was sent, the machine was too busy."""
 
 
 class Congestion(Scenario):
@@ -39,16 +36,6 @@ class Congestion(Scenario):
         stage.set_clock()
         client = stage.start("download")
         udp = stage.trial.factors["kind"] == "udp"
-        with stage.fault("cross traffic", lambda: _congest(stage, udp)) as traffic:
+        others = {"udp_mbit": stage.factor("cross")} if udp else {"flows": int(stage.factor("flows"))}
+        with cross_traffic(stage, **others):
             client.finish()
-            report = traffic.finish()
-        stage.run.event("cross traffic", **report)
-        if udp and report["sent_mbit"] < LESS * report["asked_mbit"]:
-            stage.run.void(f"the machine was too busy: {report['sent_mbit']:g} Mbit/s of cross traffic")
-
-
-def _congest(stage: Stage, udp: bool) -> CrossTraffic:
-    net, directory = stage.network.net, stage.run.directory
-    if udp:
-        return CrossTraffic(net["x2"], net["x1"], stage.factor("cross"), udp=True, logs=directory)
-    return CrossTraffic(net["x2"], net["x1"], None, streams=int(stage.factor("flows")), logs=directory)

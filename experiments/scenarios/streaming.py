@@ -13,9 +13,9 @@ from typing import Any, ClassVar
 
 from experiments.plan import Trial
 from experiments.scenario import LINKS, Factor, Scenario
+from experiments.scenarios.crossing import cross_traffic
 from experiments.stage import Stage
 from testbed import cpu
-from testbed.cross_traffic import CrossTraffic
 from topologies import dumbbell
 
 
@@ -48,11 +48,5 @@ class Streaming(Scenario):
             client.finish()
             cpu.set_cpu(s1, None)
             return
-        net = stage.network.net
-
-        def congest() -> CrossTraffic:
-            return CrossTraffic(net["x2"], net["x1"], stage.factor("cross"), udp=True, logs=stage.run.directory)
-
-        with stage.fault("cross traffic", congest) as traffic:
+        with cross_traffic(stage, stage.factor("cross")):
             client.finish()
-            stage.run.event("cross traffic", **traffic.finish())
