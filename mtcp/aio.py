@@ -75,12 +75,14 @@ class Connection:
         self.close()
 
     async def _until_done(self, operation: Callable[[], _T], *, for_output: bool) -> _T:
+        pause = api.FENCED_FIRST
         while True:
             try:
                 return operation()
             except Fenced:
                 # A frozen socket stays readable and writable: waiting for that would spin.
-                await asyncio.sleep(api.FENCED_POLL)
+                await asyncio.sleep(pause)
+                pause = min(2 * pause, api.FENCED_POLL)
             except BlockingIOError:
                 await _ready(self._connection.fileno(), for_output=for_output)
 

@@ -33,9 +33,11 @@ from mtcp.errors import ConnectionMigrated
 from mtcp.lifeline import Lifeline
 from mtcp.reattaching import Reattaching
 
-FENCED_FIRST, FENCED_POLL = 0.0005, 0.005
+FENCED_FIRST, FENCED_POLL = 0.0001, 0.005
 """Seconds between looks at the fence while a move is under way, doubled from the first to the last. A connection that
 has moved here is fenced for its first moment; success of a move away also wakes the socket."""
+POLL_UNIT = 0.001
+"""Seconds, the shortest that poll(2) can wait."""
 LOOK_EVERY = 0.5
 """Seconds between looks at the lifeline of a connection that is used without waiting for it."""
 SENDFILE_PIECE = 1 << 24
@@ -334,6 +336,9 @@ class Connection:
         if left is not None and left <= 0:
             raise TimeoutError("timed out")
         waits = [seconds for seconds in (left, at_most) if seconds is not None]
+        if at_most is not None and at_most < POLL_UNIT:
+            time.sleep(min(waits))
+            return
         poll = select.poll()
         poll.register(self._sock, events)
         lifeline = -1
