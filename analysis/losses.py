@@ -4,21 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+import numpy as np
 import pandas as pd
 
-from analysis import capture
-from analysis.capture import ACK, FIN, MIGRATE, SYN
+from analysis import capture, segments
 from analysis.connections import Connection
 
-CONTROL = ["", "CAPABLE", "MIGRATE", "ACCEPT", "ACK3", "ADD_SERVERS", "ADD_SERVERS_ACK", "REJECT", "ABORT", "ABORT_ACK"]
-"""Subtypes of the M-TCP option (PROTOCOL.md), by their numbers; later ones go by the number."""
 LONG_MS = 100.0
 """From here on a gap is a timer's: RTO and the roles' repetitions start at 200 ms."""
 BEFORE_NS = 10_000_000
 """What was lost so shortly before a gap began may have caused it."""
 BLOCKED_NS = 400_000_000
 """So long may a lost segment of a control connection hold up what was written to that later."""
-HANDSHAKE = ("MIGRATE", "ACCEPT", "control connection")
+CONTROL_CONNECTION = "control connection"
+"""What is lost of the agents' own connections: all that can be told of it."""
+HANDSHAKE = ("MIGRATE", "ACCEPT", CONTROL_CONNECTION)
 
 
 def described(lost: pd.DataFrame, names: Mapping[str, str], control_port: int) -> pd.DataFrame:
@@ -28,23 +28,11 @@ def described(lost: pd.DataFrame, names: Mapping[str, str], control_port: int) -
     """
     known = {capture.address(ip): name for ip, name in names.items()}
     between = (lost["sport"] == control_port) | (lost["dport"] == control_port)
-    kinds = [_kind(*row) for row in zip(between, lost["control"], lost["flags"], lost["payload"], strict=True)]
+    kinds = np.where(between, CONTROL_CONNECTION, segments.kinds(lost))
     ends = [f"{known.get(src, '?')}→{known.get(dst, '?')}" for src, dst in zip(lost["src"], lost["dst"], strict=True)]
     sizes = [f" ({size} bytes)" if size else "" for size in lost["payload"]]
     text = [f"{kind} {end}{size}" for kind, end, size in zip(kinds, ends, sizes, strict=True)]
     return lost.assign(kind=kinds, text=text)
-
-
-def _kind(control_connection: bool, control: int, flags: int, payload: int) -> str:
-    if control_connection:
-        return "control connection"
-    if control >= MIGRATE:
-        return CONTROL[control] if control < len(CONTROL) else f"control segment {control}"
-    if flags & SYN:
-        return "SYN-ACK" if flags & ACK else "SYN"
-    if payload:
-        return "data"
-    return "FIN" if flags & FIN else "acknowledgement"
 
 
 def during(lost: pd.DataFrame, connection: Connection, start: int, end: int) -> pd.DataFrame:
@@ -53,7 +41,7 @@ def during(lost: pd.DataFrame, connection: Connection, start: int, end: int) -> 
     ports = connection.port, connection.service_port
     up = (lost["src"] == number) & (lost["sport"] == ports[0]) & (lost["dport"] == ports[1])
     down = (lost["dst"] == number) & (lost["dport"] == ports[0]) & (lost["sport"] == ports[1])
-    between = lost["kind"] == "control connection"
+    between = lost["kind"] == CONTROL_CONNECTION
     since = lost["time_ns"].where(up | down, lost["time_ns"] + BLOCKED_NS - BEFORE_NS)
     return lost[(up | down | between) & (since >= after) & (lost["time_ns"] < end)]
 

@@ -198,7 +198,7 @@ def _worst(
     connection = max(found, key=lambda each: each.worst_gap[1] - each.worst_gap[0])
     start, end = connection.worst_gap
     meanwhile = losses.during(lost, connection, start, end)
-    own = meanwhile["kind"] != "control connection"
+    own = meanwhile["kind"] != losses.CONTROL_CONNECTION
     lines = [(time, f"lost: {text}") for time, text in zip(*_columns(meanwhile[own]), strict=True)]
     lines += [(time, f"lost: {text}") for time, text in zip(*_columns(meanwhile[~own].tail(LINES // 3)), strict=True)]
     name, service = connection.ends
