@@ -20,7 +20,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 from analysis import migrations, statistics
 from analysis.migrations import Trace
-from analysis.palette import ACCENT, LIGHT, Shape, Theme, heading, server_colours, style
+from analysis.palette import ACCENT, LIGHT, Shape, Theme, entitle, heading, server_colours, style
 
 ZOOM_MOVES = 8
 """Moves in the second panel, if there are many."""
@@ -57,8 +57,7 @@ def goodput(
             handles=handles, loc="lower right", bbox_to_anchor=(1.0, 1.0), ncols=len(handles), frameon=False,
             borderaxespad=0.1, handlelength=1, columnspacing=1.2,
         )  # fmt: skip
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+        entitle(figure, title)
     return figure
 
 
@@ -73,8 +72,7 @@ def phases(moves: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide", tit
         left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
         _waterfall(left, moves, theme, wide)
         _distribution(right, moves["first_byte_ms"].dropna(), theme)
-        if title:
-            figure.suptitle(title, x=0.01, ha="left", fontsize=13, fontweight="bold")
+        entitle(figure, title)
     return figure
 
 

@@ -44,12 +44,14 @@ class Trace:
     moves: a row per move: `from`, `to`, `syn_ns` (first MIGRATE SYN), `accept_ns`, `payload_ns` (the new
         server's first payload), `handover` (its offset), `new_ns` (its first new in-order payload),
         `migration_ms` (syn to payload), `stall_ms` (longest time without new in-order payload meanwhile).
+    acknowledgements: the client's, a row each: `time_ns`, `server` (to whom), `offset` up to which it has the stream.
     accepts: (server, time of its ACCEPT) of every attempt that it accepted.
     attempts: MIGRATE SYNs without their repetitions, whether a move came of them or not.
     """
 
     deliveries: pd.DataFrame
     moves: pd.DataFrame
+    acknowledgements: pd.DataFrame
     accepts: list[tuple[str, int]]
     attempts: int
     handshakes: int
@@ -121,10 +123,12 @@ def trace(packets: pd.DataFrame, ends: Ends) -> Trace:
     first = _first_seq(received)
     data = _data(received, first)
     attempts = _attempts(sent)
-    tenures = _tenures(attempts, received, data, _acknowledgements(sent, first))
+    acknowledgements = _acknowledgements(sent, first)
+    tenures = _tenures(attempts, received, data, acknowledgements)
     deliveries = _deliver(data, tenures)
     accepts = list(zip(tenures["to"], tenures["accept_ns"].tolist(), strict=True))
-    return Trace(deliveries, _moves(tenures, deliveries), accepts, len(attempts), int(handshakes), others)
+    moves = _moves(tenures, deliveries)
+    return Trace(deliveries, moves, acknowledgements, accepts, len(attempts), int(handshakes), others)
 
 
 def progress(offset: Ints, length: Ints) -> tuple[Ints, Ints]:
@@ -263,7 +267,7 @@ def _acknowledgements(sent: pd.DataFrame, first: int) -> pd.DataFrame:
     """The client's ordinary acknowledgements: `time_ns`, `server`, `offset` up to which it has the stream."""
     acks = sent[(sent["control"] < MIGRATE) & (sent["flags"] & (SYN | RST | ACK) == ACK)]
     acks = acks.assign(offset=capture.unwrap(acks["ack"].to_numpy(np.int64), first))
-    return acks[["time_ns", "server", "offset"]]
+    return acks[["time_ns", "server", "offset"]].reset_index(drop=True)
 
 
 def _tenures(

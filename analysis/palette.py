@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import matplotlib as mpl
@@ -17,6 +18,9 @@ from matplotlib.figure import Figure
 
 Shape = Literal["wide", "narrow"]
 SHAPES: tuple[Shape, ...] = get_args(Shape)
+Kind = Literal["png", "svg", "pdf"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
+"""As what figures are written: to look at, to edit, to print."""
 
 
 @dataclass(frozen=True)
@@ -81,10 +85,23 @@ def heading(axes: Axes, text: str) -> None:
     axes.set_title(text, pad=6)
 
 
-def image(figure: Figure, kind: Literal["svg", "png"], paper: str | None = None) -> bytes:
+def entitle(figure: Figure, text: str) -> None:
+    """What the figure shows, above all of it, if it needs saying: not on a page, where it has a caption."""
+    if text:
+        figure.suptitle(text, x=0.01, ha="left", fontsize=13, fontweight="bold")
+
+
+def image(figure: Figure, kind: Kind, paper: str | None = None) -> bytes:
     """The figure as a file's bytes, on `paper` or transparent; the same figure gives the same bytes."""
     buffer = io.BytesIO()
-    metadata: dict[str, Any] = {"Date": None} if kind == "svg" else {}
-    with mpl.rc_context({"svg.hashsalt": "analysis"}):
+    metadata: dict[str, Any] = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(kind, {})
+    # 42: fonts inside PDF as they are, which publishers ask for.
+    with mpl.rc_context({"svg.hashsalt": "analysis", "pdf.fonttype": 42}):
         figure.savefig(buffer, format=kind, dpi=160, metadata=metadata, facecolor=paper or "none", edgecolor="none")
     return buffer.getvalue()
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write the figure, in the theme LIGHT, to `path` with the suffix of each of KINDS."""
+    for kind in KINDS:
+        path.with_name(f"{path.name}.{kind}").write_bytes(image(figure, kind, LIGHT.paper))

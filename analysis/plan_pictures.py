@@ -9,15 +9,18 @@ from dataclasses import dataclass, field
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import catalogue, comparing, plan_figures
+from analysis import catalogue, comparing, move_figures, one_move, plan_figures
 from analysis.catalogue import METRICS, Metric
 from analysis.comparing import SETTING
+from analysis.metrics.wire import MTCP
 from analysis.palette import LIGHT, Shape, Theme
 from analysis.plans import Plan
+from analysis.trials import Trial
 
 MOST_PANELS = 6
 MOST_BARS = 14
-PER_MOVE = ("first_byte_ms", "wire_stall_ms", "floor_ms")
+STALLS = ("stall_ms", "wire_stall_ms")
+"""What tells which trial is the median one, the best first."""
 
 
 @dataclass(frozen=True)
@@ -122,7 +125,7 @@ def of_scenario(view: View, scenario: str) -> Iterator[Picture]:
             _later(plan_figures.buffers, view.loaded, _panels(view, rows[:MOST_PANELS])),
         )  # fmt: skip
     of_moves = view.of(scenario)
-    of_moves = of_moves[(of_moves["mechanism"] == "mtcp") & of_moves["metric"].str.startswith("phase.")]
+    of_moves = of_moves[(of_moves["mechanism"] == MTCP) & of_moves["metric"].str.startswith("phase.")]
     if len(of_moves) and len(settings) <= MOST_BARS:
         of_moves = of_moves.assign(order=of_moves["setting"].map(settings.index)).sort_values("order", kind="stable")
         grouped = of_moves.assign(group=[view.label(scenario, each) for each in of_moves["setting"]])
@@ -131,6 +134,7 @@ def of_scenario(view: View, scenario: str) -> Iterator[Picture]:
             "Phases as the agents timed them, and the rest up to the client's first new byte; medians, end to end.",
             _later(plan_figures.phases, grouped),
         )  # fmt: skip
+    yield from _of_one_move(view, scenario)
 
 
 def _moving(view: View) -> list[str]:
@@ -161,6 +165,35 @@ def _sweeps(view: View, scenario: str) -> Iterator[Picture]:
             f"{metric.meaning.capitalize()}; medians of the repetitions with 95 % intervals.{floor}",
             _later(plan_figures.against, table, factor, metric, label=f"{factor}: {meant}" if meant else str(factor)),
         )  # fmt: skip
+
+
+def _of_one_move(view: View, scenario: str) -> Iterator[Picture]:
+    """The median trial of M-TCP, if its captures allow pictures of its median move."""
+    values = view.of(scenario)
+    values = values[(values["mechanism"] == MTCP) & (values["verdict"] == "succeeded")]
+    stalls = next((found for name in STALLS if len(found := values[values["metric"] == name])), values.iloc[:0])
+    if stalls.empty:
+        return
+    median = stalls.sort_values("value", kind="stable").iloc[(len(stalls) - 1) // 2]
+    move = one_move.of_trial(Trial(view.plan.run(str(median["run_id"]))))
+    if move is None:
+        return
+    metric = METRICS[str(median["metric"])]
+    which = (
+        f"Run {median['run_id']}: of {len(stalls)} of M-TCP, the one whose {metric.title} is the median, "
+        f"{metric.text(median['value'])} ms; {move.about}."
+    )
+    yield Picture(
+        f"{scenario}-sequence", "One move of M-TCP, segment by segment",
+        f"As the capture at the client shows it, before the client's mapping, which refuses segments of the old server "
+        f"from the decision on. {which}", _later(move_figures.sequence, move),
+    )  # fmt: skip
+    yield Picture(
+        f"{scenario}-ladder", "The same move, message by message",
+        "From the captures of all three hosts. What agents tell one another is encrypted: broken lines are drawn from "
+        "their events. Every event has a row of its own, so heights are only partly in proportion to time; a server's "
+        f"thick line is while the connection is its own. {which}", _later(move_figures.ladder, move),
+    )  # fmt: skip
 
 
 def _goodput(view: View, name: str, rows: list[tuple[str, str, str]]) -> Picture:

@@ -14,7 +14,7 @@ import pandas as pd
 from analysis import catalogue, comparing, observations, plan_pictures, statistics, svg, tables
 from analysis.catalogue import METRICS
 from analysis.comparing import in_order
-from analysis.palette import LIGHT, image, mechanism_colour, mechanism_title
+from analysis.palette import LIGHT, image, mechanism_colour, mechanism_title, save
 from analysis.plan_pictures import Picture, View
 from analysis.plans import Plan
 from analysis.run import Run
@@ -207,10 +207,9 @@ def _meanings(view: View, scenario: str) -> list[tuple[str, str]]:
 
 def _shown(picture: Picture, path: Path) -> dict[str, str]:
     """The picture's files written, and what the page needs of it."""
-    wide = picture.draw(LIGHT, "wide")
-    (path / FIGURES / f"{picture.name}.png").write_bytes(image(wide, "png", LIGHT.paper))
-    drawn = image(wide, "svg", LIGHT.paper)
-    (path / FIGURES / f"{picture.name}.svg").write_bytes(drawn)
+    file = path / FIGURES / picture.name
+    save(picture.draw(LIGHT, "wide"), file)
+    drawn = file.with_name(f"{file.name}.svg").read_bytes()
     narrow = image(picture.draw(LIGHT, "narrow"), "svg", LIGHT.paper)
     return {
         "title": picture.title,

@@ -68,6 +68,12 @@ class Plan:
         judged = set(observations.VERDICTS)
         return sum(entry.get("state") not in judged for entry in self.metadata.get("trials", []))
 
+    def run(self, run_id: str) -> Run:
+        """The run of that name; RunError if it is not there."""
+        for record in self.path.rglob(f"{run_id}/run.json"):
+            return Run.load(record.parent, needed=())
+        raise RunError(f"{self.path} has no run {run_id}")
+
     def runs(self) -> list[Run]:
         """Those that are part of it, with all that is recorded of them."""
         names = set(self.loaded["run_id"])

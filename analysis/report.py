@@ -12,7 +12,8 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures, migrations, palette
+from analysis import figures, migrations, move_figures, one_move, palette
+from analysis.one_move import Move
 from analysis.verdict import Examination, examine
 
 _TEMPLATES = Path(__file__).parent / "templates"
@@ -30,18 +31,17 @@ class Written(NamedTuple):
 
 
 def write(run_dir: Path | str) -> Written:
-    """Judge the run; write report.html, summary.json, goodput and phases (.png, .svg), samples (.parquet, .csv).
+    """Judge the run; write report.html, summary.json, its pictures (.png, .svg, .pdf), samples (.parquet, .csv).
 
     Raises RunError if `run_dir` is no run directory. An invalid or failed run gets a report all the same;
     pictures that its captures do not allow are left out.
     """
     found = examine(run_dir)
     path = found.run.path
-    pictures = _pictures(found)
+    move = _typical(found)
+    pictures = _pictures(found, move)
     for name, (draw, title) in pictures.items():
-        figure = draw(title=title)
-        (path / f"{name}.png").write_bytes(palette.image(figure, "png", palette.LIGHT.paper))
-        (path / f"{name}.svg").write_bytes(palette.image(figure, "svg", palette.LIGHT.paper))
+        palette.save(draw(title=title), path / name)
     # The keys are those of the bench; what only that measures is null.
     summary = {"interrupted_calls": None, "goodput_ratio": None, **found.verdict.figures}
     (path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
@@ -49,7 +49,7 @@ def write(run_dir: Path | str) -> Written:
     table.to_parquet(path / "samples.parquet", index=False)
     table.to_csv(path / "samples.csv", index=False)
     report = path / "report.html"
-    report.write_text(_render(found, {name: _inline(draw) for name, (draw, _) in pictures.items()}))
+    report.write_text(_render(found, {name: _inline(draw) for name, (draw, _) in pictures.items()}, move))
     return Written(report, found.verdict.figures)
 
 
@@ -76,7 +76,14 @@ def samples(found: Examination) -> pd.DataFrame:
     return table[["run_id", "scenario", "metric", "time", "server", "value"]].reset_index(drop=True)
 
 
-def _pictures(found: Examination) -> dict[str, tuple[Callable[..., Figure], str]]:
+def _typical(found: Examination) -> Move | None:
+    """The move that is shown on its own."""
+    if found.trace is None:
+        return None
+    return one_move.typical(found.run, [migrations.Ends.of(found.run)], [found.trace], found.moves, found.captures)
+
+
+def _pictures(found: Examination, move: Move | None) -> dict[str, tuple[Callable[..., Figure], str]]:
     """Name -> (function of theme, shape and title that draws it, title of the file) of what can be drawn."""
     trace, servers, moves = found.trace, list(found.run.servers), found.moves
     pictures: dict[str, tuple[Callable[..., Figure], str]] = {}
@@ -86,6 +93,9 @@ def _pictures(found: Examination) -> dict[str, tuple[Callable[..., Figure], str]
         pictures["goodput"] = (lambda **how: figures.goodput(trace, servers, **how), title)
     if len(moves) and moves["first_byte_ms"].notna().any():
         pictures["phases"] = (lambda **how: figures.phases(moves, **how), "What a move takes")
+    if move is not None:
+        pictures["sequence"] = (lambda **how: move_figures.sequence(move, **how), "One move, segment by segment")
+        pictures["ladder"] = (lambda **how: move_figures.ladder(move, **how), "One move, message by message")
     return pictures
 
 
@@ -99,7 +109,7 @@ def _inline(draw: Callable[..., Figure]) -> dict[str, str]:
     return uris
 
 
-def _render(found: Examination, pictures: dict[str, dict[str, str]]) -> str:
+def _render(found: Examination, pictures: dict[str, dict[str, str]], move: Move | None) -> str:
     """The HTML page."""
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -113,6 +123,7 @@ def _render(found: Examination, pictures: dict[str, dict[str, str]]) -> str:
         verdict=found.verdict,
         figures=headline,
         pictures=pictures,
+        move=move,
         servers=palette.server_colours(run.servers),
         rows=_rows(found),
         captures=captures,

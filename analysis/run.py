@@ -109,7 +109,8 @@ class Run:
 
         Columns: `decided_ns`, `committed_ns` (wall clock; NA if it did not take place), `from`, `to` (servers' names),
         `committed` (whether it took place), `outcome` (the reason if there is one, else the event's outcome), `phases`
-        ({name: ms}, in order), `client` (its end of the connection, as the event has it).
+        ({name: ms}, in order), `client` (its end of the connection, as the event has it), `attempt` (its number on that
+        connection), `shipped` (bytes of state and buffers; NA where the event does not say).
         """
         offset = self.realtime_minus_monotonic_ns
         rows = [
@@ -122,13 +123,24 @@ class Run:
                 "outcome": event.get("reason") or event.get("outcome"),
                 "phases": event.get("phases") or {},
                 "client": str(event.get("connection", "")),
+                "attempt": int(event.get("attempt") or 0),
+                "shipped": event.get("shipped"),
             }
             for event in self.events
             if event.get("event") == "migration" and event.get("decided_ns") is not None
         ]
-        columns = ["decided_ns", "committed_ns", "from", "to", "committed", "outcome", "phases", "client"]
+        columns = [
+            "decided_ns", "committed_ns", "from", "to", "committed", "outcome", "phases", "client", "attempt",
+            "shipped",
+        ]  # fmt: skip
         frame = pd.DataFrame(rows, columns=columns).astype(
-            {"decided_ns": "int64", "committed_ns": "Int64", "committed": "bool"}
+            {
+                "decided_ns": "int64",
+                "committed_ns": "Int64",
+                "committed": "bool",
+                "attempt": "int64",
+                "shipped": "Int64",
+            }
         )
         return frame.sort_values("decided_ns", kind="stable", ignore_index=True)
 

@@ -30,11 +30,13 @@ def mtcp_option(subtype: int) -> bytes:
 
 
 def frame(
-    src: str, dst: str, sport: int, dport: int, seq: int, flags: int, payload: int = 0, options: bytes = b""
-) -> bytes:
+    src: str, dst: str, sport: int, dport: int, seq: int, flags: int, payload: int = 0, options: bytes = b"",
+    ack: int = 0,
+) -> bytes:  # fmt: skip
     """An Ethernet frame with an IPv4 TCP segment; a payload that IP's length cannot express makes that 0."""
     options += b"\x00" * (-len(options) % 4)
-    tcp = struct.pack("!HHIIBBHHH", sport, dport, seq % 2**32, 0, (20 + len(options)) // 4 << 4, flags, 512, 0, 0)
+    head = (20 + len(options)) // 4 << 4
+    tcp = struct.pack("!HHIIBBHHH", sport, dport, seq % 2**32, ack % 2**32, head, flags, 512, 0, 0)
     length = 40 + len(options) + payload
     addresses = socket.inet_aton(src) + socket.inet_aton(dst)
     ip = struct.pack("!BBHHHBBH", 0x45, 0, length if length < 65536 else 0, 0, 0x4000, 64, 6, 0) + addresses
@@ -62,11 +64,11 @@ class Download:
 
     def segment(
         self, ms: float, src: str, dst: str, seq: int, flags: int = ACK, payload: int = 0,
-        options: bytes = b"", port: int = CLIENT_PORT, seen_by: tuple[str, ...] = (),
+        options: bytes = b"", port: int = CLIENT_PORT, seen_by: tuple[str, ...] = (), ack: int = 0,
     ) -> None:  # fmt: skip
         """A segment between hosts (by name) in the captures of `seen_by`, else of both ends."""
         ports = (port, SERVICE_PORT) if src == "client" else (SERVICE_PORT, port)
-        data = frame(HOSTS[src], HOSTS[dst], *ports, seq, flags, payload, options)
+        data = frame(HOSTS[src], HOSTS[dst], *ports, seq, flags, payload, options, ack)
         for host in seen_by or (src, dst):
             self.packets[host].append((START_NS + round(ms * 1e6), data))
 
@@ -79,6 +81,10 @@ class Download:
     def data(self, ms: float, server: str, offset: int, length: int) -> None:
         """Bytes [offset, offset + length) of the stream arrive."""
         self.segment(ms, server, "client", self.first + offset, ACK, length, _TIMESTAMPS)
+
+    def acknowledge(self, ms: float, server: str, offset: int) -> None:
+        """The client has the bytes before `offset`."""
+        self.segment(ms, "client", server, 78, ACK, ack=self.first + offset)
 
     def control(self, ms: float, src: str, dst: str, subtype: int, flags: int = ACK) -> None:
         """A control segment without payload."""

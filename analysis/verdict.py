@@ -26,9 +26,12 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Examination:
-    """A run, what its captures show, the moves its agents report (migrations.reported), and the verdict."""
+    """A run, its captures that can be read, by host, what they show, the moves its agents report (migrations.reported),
+    and the verdict.
+    """
 
     run: Run
+    captures: Mapping[str, pd.DataFrame]
     trace: migrations.Trace | None
     moves: pd.DataFrame
     verdict: Verdict
@@ -57,7 +60,7 @@ def examine(run_dir: Path | str) -> Examination:
     asked = f"{run.asked} move{'' if run.asked == 1 else 's'}"
     reason = defect or fault or f"{asked} on the wire, every byte right, no reset, no second handshake"
     figures = {"verdict": word, "reason": reason} | _figures(run, trace, moves, resets)
-    return Examination(run, trace, moves, Verdict(word, reason, figures))
+    return Examination(run, captures, trace, moves, Verdict(word, reason, figures))
 
 
 def read_captures(run: Run) -> tuple[dict[str, pd.DataFrame], str]:
