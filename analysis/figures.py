@@ -70,7 +70,8 @@ def phases(moves: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide", tit
         wide = shape == "wide"
         figure = Figure(figsize=(10, 3.5) if wide else (4.6, 6.2), layout="constrained")
         left, right = figure.subplots(*((1, 2) if wide else (2, 1)))
-        _waterfall(left, moves, theme, wide)
+        waterfall(left, phase_table(moves), theme, wide)
+        heading(left, "Phases of a move (line: middle half)")
         _distribution(right, moves["first_byte_ms"].dropna(), theme)
         entitle(figure, title)
     return figure
@@ -149,9 +150,11 @@ def _fine_bin_ms(deliveries: pd.DataFrame, limits: tuple[float, float]) -> float
     return next((size for size in (0.5, 1, 2, 5, 10, 20) if size >= least), 50)
 
 
-def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme, wide: bool) -> None:
-    """A bar per phase from where the median of the one before ends, with the middle half of the moves."""
-    table = phase_table(moves)
+def waterfall(axes: Axes, table: pd.DataFrame, theme: Theme, wide: bool, colour: str = ACCENT) -> None:
+    """A bar per phase from where the median of the one before ends, with the middle half of all.
+
+    `table` as of `phase_table`.
+    """
     if table.empty:
         axes.text(0.5, 0.5, "no phases reported", ha="center", transform=axes.transAxes, color=theme.muted)
         axes.set_axis_off()
@@ -160,7 +163,7 @@ def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme, wide: bool) -> Non
     left = np.cumsum(middle) - middle
     names = [name.replace("_", " ") for name in table.columns]
     rows = np.arange(len(middle))
-    axes.barh(rows, middle, left=left, color=ACCENT, height=0.62 if wide else 0.36)
+    axes.barh(rows, middle, left=left, color=colour, height=0.62 if wide else 0.36)
     axes.set_yticks(rows, names if wide else [""] * len(names))
     if not wide:
         for row, name in enumerate(names):
@@ -177,7 +180,6 @@ def _waterfall(axes: Axes, moves: pd.DataFrame, theme: Theme, wide: bool) -> Non
     axes.grid(axis="x")
     axes.grid(False, axis="y")
     axes.tick_params(axis="y", colors=theme.ink)
-    heading(axes, "Phases of a move (line: middle half)")
 
 
 def _distribution(axes: Axes, first_byte_ms: pd.Series[float], theme: Theme) -> None:

@@ -6,6 +6,7 @@ comes wide or narrow, for a page or a phone. The functions return Matplotlib fig
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Sequence
 
 import matplotlib as mpl
@@ -13,13 +14,15 @@ import numpy as np
 import pandas as pd
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import NullLocator, PercentFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator, PercentFormatter
 
 from analysis import statistics
 from analysis.catalogue import Metric
 from analysis.comparing import COUNTED, in_order
+from analysis.figures import waterfall
 from analysis.palette import (
     LIGHT,
     Shape,
@@ -35,6 +38,8 @@ FLOORED = ("stall_ms", "wire_stall_ms", "first_byte_ms")
 """Metrics that have a physical limit, which is drawn beside them."""
 WIDE_RANGE = 20
 """A quantity whose values are so many times apart is drawn on a logarithmic axis."""
+NEAR = 0.03
+"""Signs so near, as a share of the width, would cover one another."""
 
 
 def goodput(
@@ -101,16 +106,17 @@ def against(
             if metric.name in FLOORED and len(floor):
                 axes[place].plot(floor.index, floor, color=theme.muted, ls="--", lw=1.2)
             heading(axes[place], group)
-            axes[place].set_xlabel(label or factor)
+            axes[place].set_xlabel(textwrap.fill(label or factor, _letters(len(groups), shape)))
             tried = sorted({float(each) for each in values[factor]})
             if tried[-1] > WIDE_RANGE * min(each for each in tried if each > 0):
                 # 0 is a value like others, and has no logarithm.
                 axes[place].set_xscale("symlog", linthresh=tried[tried[0] == 0], linscale=0.4)
-                axes[place].set_xticks(tried, map(_short, tried))
+                axes[place].set_xticks(tried, _thinned([_short(each) for each in tried], _letters(len(groups), shape)))
                 axes[place].xaxis.set_minor_locator(NullLocator())
         drawn = values.loc[values["metric"] == metric.name, "value"] * scale
         if _is_wide(drawn) and not metric.share:
             axes[0].set_yscale("log")
+            _plain_log(axes[0].yaxis, drawn)
         else:
             axes[0].set_ylim(0, float(drawn.max()) * 1.15 or 1)
         axes[0].set_ylabel(metric.heading)
@@ -134,6 +140,7 @@ def latencies(
                 sns.ecdfplot(x=took, ax=axes[place], color=mechanism_colour(name), lw=1.8)
                 found.add(name)
             axes[place].set_xscale("log")
+            _plain_log(axes[place].xaxis, part["value"])
             axes[place].set(xlabel="request, asked to last byte [ms]", ylabel="", ylim=(0, 1.02))
             axes[place].yaxis.set_major_formatter(PercentFormatter(1.0))
             heading(axes[place], title)
@@ -165,24 +172,34 @@ def buffers(
 
 
 def phases(values: pd.DataFrame, theme: Theme = LIGHT, shape: Shape = "wide") -> Figure:
-    """What a move of M-TCP is made of: a bar for each `group` of `per_run`'s values, its phases' medians end to end."""
+    """What a move of M-TCP is made of: medians, end to end, of its phases.
+
+    A bar for each `group` of `per_run`'s values; of a single one, a bar for each phase.
+    """
     mine = values[values["metric"].str.startswith("phase.")]
-    table = mine.pivot_table(index="group", columns="metric", values="value", aggfunc="median", sort=False)
-    tints = sns.light_palette(mechanism_colour("mtcp"), table.shape[1] + 2)[2:]
+    names = {name: str(name).removeprefix("phase.").removesuffix("_ms") for name in mine["metric"].unique()}
+    wide = shape == "wide"
     with mpl.rc_context(style(theme) | {"axes.grid.axis": "x"}):
-        rows, wide = len(table), shape == "wide"
+        if mine["group"].nunique() == 1:
+            figure = Figure(figsize=(10, 3) if wide else (4.6, 3.6), layout="constrained")
+            table = mine.pivot_table(index="run_id", columns="metric", values="value", sort=False)
+            waterfall(figure.subplots(), table.rename(columns=names), theme, wide, mechanism_colour("mtcp"))
+            return figure
+        table = mine.pivot_table(index="group", columns="metric", values="value", aggfunc="median", sort=False)
+        colours = sns.color_palette("viridis", len(names) + 1)[1:]
+        rows = len(table)
         figure = Figure(figsize=(10, 1 + 0.45 * rows) if wide else (4.6, 1.8 + 0.45 * rows), layout="constrained")
         axes = figure.subplots()
         left = np.zeros(rows)
-        for tint, name in zip(tints[::-1], table, strict=True):
+        for colour, name in zip(colours, table, strict=True):
             width = table[name].fillna(0).to_numpy()
-            label = str(name).removeprefix("phase.").removesuffix("_ms")
-            axes.barh(np.arange(rows), width, left=left, color=tint, height=0.42, label=label, edgecolor=theme.paper)
+            axes.barh(np.arange(rows), width, left=left, color=colour, height=0.42, label=names[name],
+                      edgecolor=theme.paper)  # fmt: skip
             left += width
         for place, label in enumerate(table.index):
             axes.text(0, place - 0.25, str(label), size=8.5, va="bottom")
         axes.set_yticks([])
-        axes.set(xlabel="time since the decision [ms]", ylim=(rows - 0.6, -0.75))
+        axes.set(xlabel="median time since the decision [ms]", ylim=(rows - 0.6, -0.75))
         columns = 4 if wide else 2
         figure.legend(loc="outside upper left", ncols=columns, frameon=False, fontsize=8.5, handlelength=1)
     return figure
@@ -192,7 +209,7 @@ def _goodput(axes: Axes, part: pd.DataFrame, theme: Theme) -> set[str]:
     """One panel; which mechanisms are in it."""
     series = part[part["metric"] == "goodput_mbps"]
     width = float(series["time"].drop_duplicates().sort_values().diff().median()) if len(series) else 0.0
-    names = in_order(series["mechanism"])
+    names, moments = in_order(series["mechanism"]), list[float]()
     for name in names[::-1]:  # the first is the one on top
         colour = mechanism_colour(name)
         table = series[series["mechanism"] == name].pivot_table(index="time", columns="run_id", values="value")
@@ -203,7 +220,9 @@ def _goodput(axes: Axes, part: pd.DataFrame, theme: Theme) -> set[str]:
         moves = part.loc[(part["mechanism"] == name) & (part["metric"] == "move_stall_ms"), "time"]
         if 0 < len(moves) <= 2 * table.shape[1]:
             at = float(np.median(moves))
-            axes.plot(at, 1.0, "v", color=colour, ms=8, clip_on=False, transform=axes.get_xaxis_transform())
+            height = 1 + 0.055 * sum(abs(at - each) < NEAR * (times[-1] - times[0]) for each in moments)
+            axes.plot(at, height, "v", color=colour, ms=8, clip_on=False, transform=axes.get_xaxis_transform())
+            moments.append(at)
     axes.axvline(0, color=theme.ink, lw=0.9)
     axes.annotate(
         "fault", (0, 1.0), (-3, -2), xycoords=axes.get_xaxis_transform(), textcoords="offset points", size=8,
@@ -221,6 +240,7 @@ def _dots(
     scale = 100 if metric.share else 1
     if _is_wide(mine["value"]) and not metric.share:
         axes.set_xscale("log")
+        _plain_log(axes.xaxis, mine["value"])
     else:
         axes.set_xlim(0, float(mine["value"].max()) * scale * 1.15 or 1)
     for place, (group, name) in enumerate(rows):
@@ -293,11 +313,31 @@ def _legend(
 
 
 def _short(value: float) -> str:
-    """1000 as "1 k"."""
-    for unit, scale in (("M", 1e6), ("k", 1e3)):
+    """1000 as "1 k", 1024 as "1 Ki"."""
+    binary = value >= 1024 and value % 1024 == 0 and int(value).bit_count() == 1
+    for unit, scale in (("Mi", 2**20), ("Ki", 2**10)) if binary else (("M", 1e6), ("k", 1e3)):
         if value >= scale:
             return f"{value / scale:g}\u202f{unit}"
     return f"{value:g}"
+
+
+def _letters(panels: int, shape: Shape) -> int:
+    """How many there is room for below one of so many panels."""
+    return 45 if shape == "narrow" or panels >= 3 else 140 // panels
+
+
+def _thinned(labels: list[str], letters: int) -> list[str]:
+    """Labels of an axis with room for so many letters: each, or each second … one, and the last."""
+    step = next(step for step in range(1, len(labels) + 1) if sum(len(each) + 2 for each in labels[::-step]) <= letters)
+    return [label if (len(labels) - 1 - place) % step == 0 else "" for place, label in enumerate(labels)]
+
+
+def _plain_log(axis: Axis, values: pd.Series[float]) -> None:
+    """Numbers as they are on a logarithmic axis, several in a decade where there are few decades."""
+    few = float(values.max()) < 300 * float(values.min()) if len(values) else False
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few else (1,)))
+    axis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.12g}".replace(",", "\u202f")))
+    axis.set_minor_locator(NullLocator())
 
 
 def _is_wide(values: pd.Series[float]) -> bool:

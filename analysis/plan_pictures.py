@@ -131,7 +131,8 @@ def of_scenario(view: View, scenario: str) -> Iterator[Picture]:
         grouped = of_moves.assign(group=[view.label(scenario, each) for each in of_moves["setting"]])
         yield Picture(
             f"{scenario}-phases", "What a move of M-TCP is made of",
-            "Phases as the agents timed them, and the rest up to the client's first new byte; medians, end to end.",
+            "Phases as the agents timed them, and the rest up to the client's first new byte; medians, end to end."
+            + (" Lines: the middle half of the repetitions." if grouped["group"].nunique() == 1 else ""),
             _later(plan_figures.phases, grouped),
         )  # fmt: skip
     yield from _of_one_move(view, scenario)
