@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 
 from analysis import capture, migrations, verdict
+from analysis.connections import of_client
 from analysis.metrics import wire
 from analysis.run import CLIENT, Run
 from analysis.segments import kinds
@@ -28,6 +29,8 @@ NOTED = (("fenced", "old", "fenced"), ("restored", "new", "restored"))
 """(what happened at a server, which one, its event)."""
 BEFORE, AFTER, FAR = 0.6, 1.4, 4.0
 """How much is shown before and after a move, and at most before it: times decision to first new byte."""
+REACH = 5_000.0
+"""Ms from sending to arrival, at most."""
 SHOWN = 2
 """Times that a repeated control segment is a message of its own."""
 
@@ -196,7 +199,7 @@ class Move:
 
     def _control(self, at: str, src: str, dst: str) -> pd.DataFrame:
         """The control segments from one host to another in the capture at one of them: `ms`, `kind`."""
-        packets = self._of_connection(at)
+        packets = self._near[at]
         packets = packets[(packets["src"] == self._address(src)) & (packets["dst"] == self._address(dst))]
         found = pd.DataFrame({"ms": self._ms(packets["time_ns"].to_numpy(np.int64)), "kind": kinds(packets)})
         begun, until = -migrations.CLOCK_SLACK_NS / 1e6, self.window[1] if at == src else self._next_ms
@@ -235,7 +238,7 @@ class Move:
 
     def _sent(self, server: str, arrived: float) -> float | None:
         """When the server sent what arrived at the client then, by its own capture."""
-        ours, theirs = self._of_connection(CLIENT), self._of_connection(server)
+        ours, theirs = self._near[CLIENT], self._near[server]
         seen = ours[(ours["src"] == self._address(server)) & (ours["payload"] > 0)]
         at = self._ms(seen["time_ns"].to_numpy(np.int64))
         seq = int(seen["seq"].iloc[int(np.abs(at - arrived).argmin())])
@@ -246,10 +249,18 @@ class Move:
         found = when[covers & (when <= arrived)]
         return float(found[-1]) if len(found) else None
 
-    def _of_connection(self, host: str) -> pd.DataFrame:
-        packets, ports = self.captures[host], (self.ends.client_port, self.ends.service_port)
-        up = (packets["sport"] == ports[0]) & (packets["dport"] == ports[1])
-        return packets[up | ((packets["sport"] == ports[1]) & (packets["dport"] == ports[0]))]
+    @cached_property
+    def _near(self) -> dict[str, pd.DataFrame]:
+        """The connection's segments at the three hosts, from REACH before all that is shown to REACH after it."""
+        shown = np.array([min(self.last_ms, self.window[0]) - REACH, self.window[1] + REACH])
+        found = {}
+        for host in (CLIENT, self.old, self.new):
+            packets = self.captures[host]
+            first, last = np.searchsorted(packets["time_ns"].to_numpy(np.int64), self.zero_ns + shown * 1e6)
+            near = of_client(packets.iloc[first:last], self.ends.client)
+            ours = (near["port"] == self.ends.client_port) & (near["service"] == self.ends.service_port)
+            found[host] = near[ours]
+        return found
 
     def _address(self, host: str) -> int:
         return capture.address(self.ends.client if host == CLIENT else self.ends.servers[host])

@@ -138,6 +138,35 @@ def of_scenario(view: View, scenario: str) -> Iterator[Picture]:
     yield from _of_one_move(view, scenario)
 
 
+def _of_one_move(view: View, scenario: str) -> Iterator[Picture]:
+    """The median trial of M-TCP, if its captures allow pictures of its median move."""
+    values = view.of(scenario)
+    values = values[(values["mechanism"] == MTCP) & (values["verdict"] == "succeeded")]
+    stalls = next((found for name in STALLS if len(found := values[values["metric"] == name])), values.iloc[:0])
+    if stalls.empty:
+        return
+    median = stalls.sort_values("value", kind="stable").iloc[(len(stalls) - 1) // 2]
+    move = one_move.of_trial(Trial(view.plan.run(str(median["run_id"]))))
+    if move is None:
+        return
+    metric = METRICS[str(median["metric"])]
+    which = (
+        f"Run {median['run_id']}: of {len(stalls)} of M-TCP, the one whose {metric.title} is the median, "
+        f"{metric.text(median['value'])} ms; {move.about}."
+    )
+    yield Picture(
+        f"{scenario}-sequence", "One move of M-TCP, segment by segment",
+        f"As the capture at the client shows it, before the client's mapping, which refuses segments of the old server "
+        f"from the decision on. {which}", _later(move_figures.sequence, move),
+    )  # fmt: skip
+    yield Picture(
+        f"{scenario}-ladder", "The same move, message by message",
+        "From the captures of all three hosts. What agents tell one another is encrypted: broken lines are drawn from "
+        "their events. Every event has a row of its own, so heights are only partly in proportion to time; a server's "
+        f"thick line is while the connection is its own. {which}", _later(move_figures.ladder, move),
+    )  # fmt: skip
+
+
 def _moving(view: View) -> list[str]:
     """The scenarios that are about goodput before and after a fault."""
     return [name for name in view.plan.scenarios if _has(view, name, "kept")]
@@ -166,35 +195,6 @@ def _sweeps(view: View, scenario: str) -> Iterator[Picture]:
             f"{metric.meaning.capitalize()}; medians of the repetitions with 95 % intervals.{floor}",
             _later(plan_figures.against, table, factor, metric, label=f"{factor}: {meant}" if meant else str(factor)),
         )  # fmt: skip
-
-
-def _of_one_move(view: View, scenario: str) -> Iterator[Picture]:
-    """The median trial of M-TCP, if its captures allow pictures of its median move."""
-    values = view.of(scenario)
-    values = values[(values["mechanism"] == MTCP) & (values["verdict"] == "succeeded")]
-    stalls = next((found for name in STALLS if len(found := values[values["metric"] == name])), values.iloc[:0])
-    if stalls.empty:
-        return
-    median = stalls.sort_values("value", kind="stable").iloc[(len(stalls) - 1) // 2]
-    move = one_move.of_trial(Trial(view.plan.run(str(median["run_id"]))))
-    if move is None:
-        return
-    metric = METRICS[str(median["metric"])]
-    which = (
-        f"Run {median['run_id']}: of {len(stalls)} of M-TCP, the one whose {metric.title} is the median, "
-        f"{metric.text(median['value'])} ms; {move.about}."
-    )
-    yield Picture(
-        f"{scenario}-sequence", "One move of M-TCP, segment by segment",
-        f"As the capture at the client shows it, before the client's mapping, which refuses segments of the old server "
-        f"from the decision on. {which}", _later(move_figures.sequence, move),
-    )  # fmt: skip
-    yield Picture(
-        f"{scenario}-ladder", "The same move, message by message",
-        "From the captures of all three hosts. What agents tell one another is encrypted: broken lines are drawn from "
-        "their events. Every event has a row of its own, so heights are only partly in proportion to time; a server's "
-        f"thick line is while the connection is its own. {which}", _later(move_figures.ladder, move),
-    )  # fmt: skip
 
 
 def _goodput(view: View, name: str, rows: list[tuple[str, str, str]]) -> Picture:
