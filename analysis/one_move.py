@@ -224,9 +224,9 @@ class Move:
         of_old = deliveries[(deliveries["server"] == self.old) & (deliveries["time_ns"] < self.zero_ns)][-1:]
         last = of_old.assign(ms=self.last_ms, refused=False)
         refused = segments[(segments["server"] == self.old) & segments["refused"]]
-        count = f"first of {len(refused)} refused" if len(refused) > 1 else "refused"
+        count = f"first of {len(refused)} refused" if len(refused) > 1 else "data, refused"
         chosen = [
-            ("last data", last), (f"data, {count}", refused[:1]),
+            ("last data", last), (count, refused[:1]),
             ("first new data", segments[(segments["server"] == self.new) & (segments["ms"] >= self.new_ms - 1e-6)][:1]),
         ]  # fmt: skip
         for label, row in chosen:

@@ -177,7 +177,7 @@ def test_messages_of_a_move(move: Move) -> None:
     told = [(each.label, each.src, each.dst, each.evidence, each.refused) for each in move.messages]
     assert told == [
         ("last data", "s1", "client", "data", False),
-        ("data, first of 2 refused", "s1", "client", "data", True),
+        ("first of 2 refused", "s1", "client", "data", True),
         ("MIGRATE", "client", "s2", "control", False),
         ("MIGRATE", "client", "s2", "control", False),
         ("STATE_REQUEST", "s2", "s1", "agents", False),
