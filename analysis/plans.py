@@ -70,9 +70,8 @@ class Plan:
 
     def run(self, run_id: str) -> Run:
         """The run of that name; RunError if it is not there."""
-        for record in self.path.rglob(f"{run_id}/run.json"):
-            return Run.load(record.parent, needed=())
-        raise RunError(f"{self.path} has no run {run_id}")
+        usual = self.path / "runs" / run_id / "run.json"
+        return Run.load(next(self.path.rglob(f"{run_id}/run.json"), usual).parent, needed=())
 
     def runs(self) -> list[Run]:
         """Those that are part of it, with all that is recorded of them."""

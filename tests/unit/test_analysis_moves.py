@@ -19,7 +19,7 @@ from analysis.one_move import Move
 from analysis.plan_pictures import View
 from analysis.plan_report import write as write_plan_report
 from analysis.plans import Plan
-from analysis.run import CLIENT
+from analysis.run import CLIENT, RunError
 from analysis.segments import CONTROL, kinds
 from analysis.synthetic import CLIENT_PORT, HOSTS, Download, mtcp_option
 from analysis.synthetic_trials import SyntheticTrial, monotonic_ns
@@ -309,6 +309,8 @@ def test_the_report_of_a_plan_shows_the_median_trial(tmp_path: Path) -> None:
         directory = run.write_trial(tmp_path / "runs" / name, {"run_id": name})
         assert judgement.judge(directory).verdict == "succeeded"
     view = View(Plan.load(tmp_path))
+    with pytest.raises(RunError, match="absent is not a directory"):
+        view.plan.run("absent")
     pictures = {each.name: each for each in plan_pictures.of_scenario(view, "congestion")}
     assert "Run middle: of 3 of M-TCP" in pictures["congestion-ladder"].caption
     write_plan_report(tmp_path)
