@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,8 @@ CONTROL = (
 """Subtypes of the M-TCP option (PROTOCOL.md), by their numbers, of which there is room for 16."""
 PLAIN = ("RST", "SYN-ACK", "SYN", "data", "FIN", "acknowledgement")
 """What segments without such an option are."""
+Stream = tuple[str, int, int, bool]
+"""Client's address and port, port of the service, whether it is the direction from the client."""
 COLUMNS = (
     "time_ns", "ms", "host", "src", "dst", "port", "service", "direction", "kind", "offset", "acked", "payload",
     "window",
@@ -48,25 +50,17 @@ def packets(run: Path | str | Run) -> pd.DataFrame:
     """
     run = run if isinstance(run, Run) else Run.load(run, needed=("hosts",))
     captures, _ = verdict.read_captures(run)
-    hosts = {capture.address(ip): name for name, ip in run.facts["hosts"].items()}
     clients = [ip for name, ip in run.facts["hosts"].items() if name.startswith(CLIENT)]
+    first = _first_bytes(captures, clients)
     parts = []
-    for host, seen in captures.items():
-        for ip in clients:
-            mine = of_client(seen, ip)
-            parts.append(mine[mine["server"].isin(list(hosts))].assign(host=host, client=ip))
+    for host in list(captures):
+        seen = captures.pop(host)  # one after the other, for they may be large
+        parts += [_part(of_client(seen, ip), ip, host, run.facts["hosts"], first) for ip in clients]
     if not parts:
         return pd.DataFrame(columns=list(COLUMNS))
-    found = pd.concat(parts, ignore_index=True)
-    found["kind"] = kinds(found)
-    found = found.assign(**_offsets(found)).sort_values("time_ns", kind="stable", ignore_index=True)
-    found["direction"] = pd.Categorical(np.where(found["out"], "up", "down"))
-    for name in ("src", "dst"):
-        found[name] = pd.Categorical(found[name].map(hosts))
-    found["host"] = pd.Categorical(found["host"])
+    found = pd.concat(parts, ignore_index=True).sort_values("time_ns", kind="stable", ignore_index=True)
     found["ms"] = (found["time_ns"] - _zero(run, found)) / 1e6
-    frame: pd.DataFrame = found[list(COLUMNS)].astype({"payload": "int64"})  # so that sums cannot overflow
-    return frame
+    return found[list(COLUMNS)]
 
 
 def kinds(packets: pd.DataFrame) -> pd.Categorical[Any]:
@@ -81,25 +75,49 @@ def kinds(packets: pd.DataFrame) -> pd.Categorical[Any]:
     return found
 
 
-def _offsets(found: pd.DataFrame) -> Mapping[str, pd.Series]:
-    """`offset` and `acked` of the segments."""
-    columns = {name: pd.Series(pd.NA, found.index, "Int64") for name in ("offset", "acked")}
-    stream = found[found["control"] < MIGRATE]
-    for _, connection in stream.groupby(["client", "port", "service"]):
-        first = {out: _first(connection[connection["out"] == out]) for out in (True, False)}
-        for (_, out), segments in connection.groupby(["host", "out"]):
-            columns["offset"][segments.index] = capture.unwrap(segments["seq"].to_numpy(np.int64), first[bool(out)])
-            told = segments[segments["flags"] & (ACK | RST) == ACK]
-            columns["acked"][told.index] = capture.unwrap(told["ack"].to_numpy(np.int64), first[not out])
-    return columns
+def _first_bytes(captures: Mapping[str, pd.DataFrame], clients: Sequence[str]) -> dict[Stream, int]:
+    """The sequence numbers of first bytes, as the SYNs say."""
+    found: dict[Stream, int] = {}
+    for seen in captures.values():
+        opening = seen[(seen["flags"] & SYN != 0) & (seen["control"] < MIGRATE)]
+        for client in clients:
+            mine = of_client(opening, client)
+            columns = (mine[name].tolist() for name in ("port", "service", "out", "seq"))
+            for port, service, out, seq in zip(*columns, strict=True):
+                found.setdefault((client, port, service, out), seq + 1)
+    return found
 
 
-def _first(sent: pd.DataFrame) -> int:
-    """The sequence number of the first byte in one direction: as its SYN says, else the first that there is."""
-    opening = sent[sent["flags"] & SYN != 0]
-    if len(opening):
-        return int(opening["seq"].iloc[0]) + 1
-    return int(sent.sort_values("time_ns", kind="stable")["seq"].iloc[0]) if len(sent) else 0
+def _part(
+    mine: pd.DataFrame, client: str, host: str, hosts: Mapping[str, str], first: dict[Stream, int]
+) -> pd.DataFrame:
+    """What a host saw of a client's connections (of_client); `first` gets what no SYN says."""
+    names = {capture.address(ip): name for name, ip in hosts.items()}
+    mine = mine[mine["server"].isin(list(names))].reset_index(drop=True)
+    offset, acked = (np.zeros(len(mine), np.int64) for _ in range(2))
+    stream = mine[mine["control"] < MIGRATE]
+    for (port, service, out), segments in stream.groupby(["port", "service", "out"]):
+        ends = client, int(str(port)), int(str(service))
+        seq, ack = (segments[name].to_numpy(np.int64) for name in ("seq", "ack"))
+        offset[segments.index] = capture.unwrap(seq, first.setdefault((*ends, bool(out)), int(seq[0])))
+        told = segments["flags"].to_numpy() & (ACK | RST) == ACK
+        if told.any():
+            begin = first.setdefault((*ends, not out), int(ack[told][0]))
+            acked[segments.index[told]] = capture.unwrap(ack[told], begin)
+    is_stream = mine["control"] < MIGRATE
+    return pd.DataFrame({
+        "time_ns": mine["time_ns"],
+        "host": pd.Categorical([host] * len(mine), list(hosts)),
+        "src": pd.Categorical(mine["src"].map(names), list(hosts)),
+        "dst": pd.Categorical(mine["dst"].map(names), list(hosts)),
+        "port": mine["port"], "service": mine["service"],
+        "direction": pd.Categorical(np.where(mine["out"], "up", "down"), ["up", "down"]),
+        "kind": kinds(mine),
+        "offset": pd.Series(offset, dtype="Int64").where(is_stream),
+        "acked": pd.Series(acked, dtype="Int64").where(is_stream & (mine["flags"] & (ACK | RST) == ACK)),
+        "payload": mine["payload"].astype("int64"),  # so that sums cannot overflow
+        "window": mine["window"],
+    })  # fmt: skip
 
 
 def _zero(run: Run, found: pd.DataFrame) -> int:
