@@ -43,18 +43,19 @@ NEAR = 0.03
 
 
 def goodput(
-    loaded: pd.DataFrame, panels: Sequence[tuple[str, pd.Series]], theme: Theme = LIGHT, shape: Shape = "wide"
-) -> Figure:
+    loaded: pd.DataFrame, panels: Sequence[tuple[str, pd.Series]], theme: Theme = LIGHT, shape: Shape = "wide",
+    height: float = 3.1,
+) -> Figure:  # fmt: skip
     """Goodput over time, a panel for each (heading, rows of `loaded`); band: all repetitions; ▼: the median move."""
     with mpl.rc_context(style(theme)):
-        figure, axes = _panels(len(panels), shape, 3.1, sharey=True)
+        figure, axes = _panels(len(panels), shape, height, sharey=True)
         found: set[str] = set()
         for place, (title, rows) in enumerate(panels):
             part = loaded[rows & loaded["verdict"].isin(COUNTED)]
             found |= _goodput(axes[place], part, theme)
             heading(axes[place], title)
             axes[place].set_xlabel("time since the fault [s]")
-        axes[0].set_ylabel("goodput [Mbit/s]")
+        axes[0].set(ylabel="goodput [Mbit/s]", ylim=(0, None))  # of all panels, when all is drawn
         _legend(figure, axes, found)
     return figure
 
@@ -164,9 +165,8 @@ def buffers(
                     axes[place].plot(run["time"], run["value"], color=mechanism_colour(name), lw=1.4, alpha=0.75)
             axes[place].axvline(0, color=theme.ink, lw=0.9)
             axes[place].set_xlabel("time since the fault [s]")
-            axes[place].set_ylim(bottom=0)
             heading(axes[place], title)
-        axes[0].set_ylabel("media in the buffer [s]")
+        axes[0].set(ylabel="media in the buffer [s]", ylim=(0, None))
         _legend(figure, axes, found, signs=False)
     return figure
 
@@ -228,7 +228,6 @@ def _goodput(axes: Axes, part: pd.DataFrame, theme: Theme) -> set[str]:
         "fault", (0, 1.0), (-3, -2), xycoords=axes.get_xaxis_transform(), textcoords="offset points", size=8,
         color=theme.muted, ha="right", va="top",
     )  # fmt: skip
-    axes.set_ylim(bottom=0)
     axes.margins(x=0.01)
     return set(names)
 

@@ -90,7 +90,7 @@ def headlines(view: View) -> Iterator[Picture]:
     moving = _moving(view)
     if moving:
         rows = [(view.label(name, first), name, first) for name in moving for first in view.settings(name)[:1]]
-        yield _goodput(view, "goodput", rows[:3])
+        yield _goodput(view, "goodput", rows[:3], height=2.3)  # all of it on the first screen
         grouped = _grouped(view, [name for name in moving if len(view.settings(name)) <= MOST_PANELS])
         yield Picture(
             "kept", "Who keeps what, and who waits how long",
@@ -197,12 +197,12 @@ def _sweeps(view: View, scenario: str) -> Iterator[Picture]:
         )  # fmt: skip
 
 
-def _goodput(view: View, name: str, rows: list[tuple[str, str, str]]) -> Picture:
+def _goodput(view: View, name: str, rows: list[tuple[str, str, str]], **more: object) -> Picture:
     return Picture(
         name, "Goodput over time",
         "What the application read, in bins of 100 ms: median of the repetitions, and all of them as a band. ▼: the "
         "median move to another server.",
-        _later(plan_figures.goodput, view.loaded, _panels(view, rows)),
+        _later(plan_figures.goodput, view.loaded, _panels(view, rows), **more),
     )  # fmt: skip
 
 

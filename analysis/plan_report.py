@@ -11,7 +11,7 @@ from typing import Any
 import jinja2
 import pandas as pd
 
-from analysis import catalogue, comparing, observations, plan_pictures, statistics, svg, tables
+from analysis import catalogue, comparing, observations, plan_pictures, statistics, svg, tables, winner
 from analysis.catalogue import METRICS
 from analysis.comparing import in_order
 from analysis.palette import LIGHT, image, mechanism_colour, mechanism_title, save
@@ -75,57 +75,6 @@ def summary(view: View) -> dict[str, Any]:
     return found
 
 
-def verdict(view: View) -> tuple[str, str]:
-    """(who keeps most, how sure that is), in words: of the share of goodput kept, over all scenarios; or ("", "").
-
-    Mechanisms are compared only where both were tried: same scenario, setting and seed.
-    """
-    values = view.values[view.values["metric"] == "kept"]
-    names = in_order(values["mechanism"])
-    ahead = {
-        name: {other: comparing.paired(values, "kept", name, other).difference for other in names if other != name}
-        for name in names
-    }
-
-    def worst(name: str) -> float:
-        """By how much it is ahead of who comes nearest."""
-        return min((found.value for found in ahead[name].values() if found.value is not None), default=-1.0)
-
-    compared = [name for name in names if worst(name) > -1]
-    if not compared:
-        return "", ""
-    best = max(compared, key=worst)
-    nearest = min((name for name in ahead[best] if ahead[best][name].n), key=lambda name: ahead[best][name].value or 0)
-    found, said = ahead[best][nearest], ""
-    if "tcp" in ahead[best] and ahead[best]["tcp"].n:
-        share, of_tcp = (METRICS["kept"].text(value) for value in _where_both(values, best, "tcp"))
-        said = f"{mechanism_title(best)} keeps {share} % of the goodput, plain TCP {of_tcp} %"
-    else:
-        said = f"{mechanism_title(best)} keeps most of the goodput"
-    assert found.value is not None
-    certain = found.low is not None and found.low > 0
-    interval = "" if found.low is None or found.high is None else f" ({found.low * 100:.0f} … {found.high * 100:.0f})"
-    share, of_next = (METRICS["kept"].text(value) for value in _where_both(values, best, nearest))
-    how = "It is ahead of" if certain else "That is not more, for certain, than"
-    return said[0].upper() + said[1:], (
-        f"{how} {mechanism_title(nearest)}: {share} to {of_next} %, a difference of {found.value * 100:.0f} points"
-        f"{interval} in the median of {_pairs(found.n)} of the same scenario, setting and seed (95 % interval)."
-    )
-
-
-def _pairs(count: int) -> str:
-    return f"{count} pairs" if count != 1 else "1 pair"
-
-
-def _where_both(values: pd.DataFrame, first: str, second: str) -> tuple[float, float]:
-    """The medians of two mechanisms, over the repetitions that both have made."""
-    table = values.pivot_table(
-        index=[*comparing.SETTING, "repetition"], columns="mechanism", values="value", aggfunc="last"
-    )
-    both = table[[first, second]].dropna().median()
-    return float(both[first]), float(both[second])
-
-
 def _render(view: View) -> str:
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(_TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True,
@@ -133,16 +82,18 @@ def _render(view: View) -> str:
     )  # fmt: skip
     plan = view.plan
     runs, mechanisms = plan.runs(), in_order(plan.loaded["mechanism"])
-    said, sure = verdict(view)
+    said, sure = winner.verdict(view.values)
     headlines = list(plan_pictures.headlines(view))
     shown = {picture.name for picture in headlines}
+    first_screen = tables.first_screen(view, mechanisms)
     return environment.get_template("plan.html.j2").render(
         plan=plan,
         said=said,
         sure=sure,
         counts=tables.verdict_text(comparing.verdicts(plan.loaded)[list(observations.VERDICTS)].sum()),
         mechanisms=[(name, mechanism_title(name), mechanism_colour(name)) for name in mechanisms],
-        first_screen=tables.first_screen(view, mechanisms),
+        first_screen=first_screen,
+        usual_runs=Counter(cell.runs for _, _, cells in first_screen for cell in cells if cell).most_common(1)[0][0],
         headlines=[_shown(picture, plan.path) for picture in headlines],
         scenarios=[
             _section(view, name, [run for run in runs if run.scenario == name], shown) for name in plan.scenarios

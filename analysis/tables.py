@@ -24,6 +24,8 @@ FEW = 2
 """Settings up to which each gets a table of its own, with all metrics; else one table has them all, with a few."""
 BESIDE = ("floor_ms", "floor_ratio", "request_rate", "request_p50_ms", "request_p99_ms", "moves")
 """Metrics of that one table, beside headlines and what comes with them."""
+BESIDE_HEADLINE = 2
+"""So many of what comes with it: the first screen is to be taken in at a glance."""
 BEGIN, END = "<!-- tables: made by python -m analysis tables -->", "<!-- tables: end -->"
 
 
@@ -176,7 +178,7 @@ def _cells(
 ) -> list[Cell | None]:
     values, counts = _parts(view, scenario, settings)
     # Of several settings only the range is shown: medians over different things say nothing.
-    beside = catalogue.companions(set(values["metric"]), metric) if len(settings) == 1 else []
+    beside = catalogue.companions(set(values["metric"]), metric)[:BESIDE_HEADLINE] if len(settings) == 1 else []
     found: list[tuple[str, str, list[tuple[str, str]], str, float | None] | None] = []
     for name in mechanisms:
         if name not in set(counts["mechanism"]):

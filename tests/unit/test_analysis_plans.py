@@ -20,6 +20,7 @@ from analysis import (
     plan_report,
     statistics,
     tables,
+    winner,
 )
 from analysis.__main__ import main
 from analysis.catalogue import METRICS, named
@@ -112,17 +113,29 @@ def test_summary_has_stable_keys(view: View) -> None:
 
 
 def test_the_report_says_who_won_and_how_sure_that_is(view: View) -> None:
-    said, sure = plan_report.verdict(view)
-    assert re.fullmatch(r"M-TCP keeps 9\d % of the goodput, plain TCP 1\d %", said)
+    said, sure = winner.verdict(view.values)
+    assert re.fullmatch(r"M-TCP keeps 9\d % of its goodput after the fault, plain TCP 1\d %", said)
     pattern = (
-        r"It is ahead of MPTCP: 9\d to [34]\d %, a difference of 5\d points \(\d+ … \d+\) in the median of 9 pairs"
+        r"It is ahead of MPTCP: 9\d to [34]\d %, 5\d points more \(95 % interval \d+ … \d+\) in the median of 9 pairs"
     )
     assert re.match(pattern, sure)
 
 
+def test_who_won_is_not_certain_when_the_interval_says_so() -> None:
+    rows = [("reconnect", "{}", i, kept) for i, kept in enumerate((0.8, 0.81, 0.79))]
+    rows += [("quic", "{}", i, kept) for i, kept in enumerate((0.75, 0.85, 0.7))]
+    rows += [("mtcp", "{}", i, kept) for i, kept in enumerate((0.6, 0.6, 0.5))]
+    said, sure = winner.verdict(values_of(*rows))
+    assert said == "Reconnect keeps most of its goodput after the fault"
+    assert sure == (
+        "That is not more, for certain, than QUIC: 80 to 75 %, 5 points more (95 % interval −4 … 9) in the median of "
+        "3 pairs of the same scenario, setting and seed. M-TCP keeps 60 %: 21 points less (95 % interval 20 … 29)."
+    )
+
+
 def test_nobody_wins_who_was_not_compared(tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "x" / "y", {"dos": LINKS}, 2, ("mtcp", "mptcp"))
-    assert plan_report.verdict(View(Plan.load(plan))) == ("", "")
+    assert winner.verdict(View(Plan.load(plan)).values) == ("", "")
 
 
 def test_the_report_is_one_page(tmp_path: Path) -> None:
