@@ -10,7 +10,7 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test coverage test-unit test-sim test-root test-e2e test-vm lint format bench fuzz faults soak \
+.PHONY: help setup doctor test coverage test-unit test-sim test-pages test-root test-e2e test-vm lint format bench fuzz faults soak \
         soak-chain bench-testbed experiment experiment-all experiment-handover topology report clean clean-results
 
 help: ## Show this list
@@ -64,13 +64,17 @@ report: $(READY) ## Make the report of the latest experiment again, so also repo
 report-%: $(READY)
 	$(BIN)/python -m analysis report results/$*/latest $(ARGS)
 
-test: test-unit test-sim test-root test-e2e ## Run all tests (needs root or sudo)
+test: test-unit test-sim test-pages test-root test-e2e ## Run all tests (needs root or sudo)
 
 test-unit: $(READY) ## Pure functions: no privilege, no network
 	$(PYTEST) $(call FILES_AT_ONCE,2) tests/unit $(ARGS)
 
 test-sim: $(READY) ## The protocol on a simulated network: no privilege
 	$(PYTEST) tests/sim $(ARGS)
+
+test-pages: $(READY) ## Reports in a headless Chromium: no privilege, no network
+	@.ci/packages chromium:chromium
+	$(PYTEST) tests/pages $(ARGS)
 
 test-root: $(READY) ## Real sockets, namespaces and BPF programs
 	$(SUDO) $(PYTEST) $(call FILES_AT_ONCE,3) tests/root $(ARGS)

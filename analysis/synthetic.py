@@ -127,3 +127,17 @@ class Download:
         for host, packets in self.packets.items():
             (path / f"{host}.pcap").write_bytes(pcap(packets))
         return path
+
+
+def many_moves(moves: int) -> Download:
+    """1000 bytes a ms, a move every 10 ms that stalls the stream for 2 ms."""
+    run, owner = Download(), "s1"
+    run.handshake(0)
+    for i in range(10 * (moves + 1)):
+        run.data(1 + i, owner, 1000 * i, 1000)
+        if i % 10 == 9 and i < 10 * moves:
+            other = "s2" if owner == "s1" else "s1"
+            run.report(1.2 + i, owner, other, phases={"request": 0.1, "dump_state": 0.2})
+            run.move(1.3 + i, 1.5 + i, other)
+            owner = other
+    return run

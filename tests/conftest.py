@@ -1,4 +1,4 @@
-"""The directory of a test is its tier: unit, sim, root, e2e or vm (see CONTRIBUTING.md)."""
+"""The directory of a test is its tier: unit, sim, pages, root, e2e or vm (see CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 
 from testbed import sandbox
 
-TIERS = ("unit", "sim", "root", "e2e", "vm")
+TIERS = ("unit", "sim", "pages", "root", "e2e", "vm")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
