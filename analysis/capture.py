@@ -10,9 +10,12 @@ import glob
 import ipaddress
 import mmap
 import struct
+import sys
 from array import array
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -23,7 +26,11 @@ FIN, SYN, RST, ACK = 0x01, 0x02, 0x04, 0x10
 CAPABLE, MIGRATE, ACCEPT, ACK3, ABORT = 1, 2, 3, 4, 8
 """Subtypes of the M-TCP option; CAPABLE rides on ordinary segments, all others make a control segment."""
 
-_FILE_HEADER, _RECORD_HEADER, _ETHERNET_HEADER = 24, 16, 14
+FILE_HEADER, RECORD_HEADER, ETHERNET_HEADER = 24, 16, 14
+"""Bytes."""
+AT_ONCE = 1 << 16
+"""Records that are read at once: more need more memory, and fall out of the processor's cache."""
+COLUMNS = ("time_ns", "src", "dst", "sport", "dport", "seq", "ack", "flags", "window", "payload", "control")
 _FORMATS = {  # magic number, as the file's first four bytes -> (byte order, nanoseconds per fraction)
     b"\xa1\xb2\xc3\xd4": (">", 1000),
     b"\xd4\xc3\xb2\xa1": ("<", 1000),
@@ -51,12 +58,15 @@ def read(path: Path | str) -> pd.DataFrame:
     that is the first TCP option, else 0). `attrs["truncated"]`: whether a file ends inside a record.
     Raises CaptureError for anything but pcap with Ethernet frames, OSError if a file cannot be read.
     """
-    opened = [Records.open(file) for file in files(path)]
-    parts = [_segments(file) for file in opened]
-    packets = pd.concat(parts, ignore_index=True) if len(parts) > 1 else parts[0]
+    parts, truncated = [], False
+    for file in files(path):
+        for records in Records.parts(file, AT_ONCE):
+            parts.append(_segments(records))
+            truncated |= records.truncated
+    packets = pd.DataFrame({name: np.concatenate([part.pop(name) for part in parts]) for name in COLUMNS}, copy=False)
     if not packets["time_ns"].is_monotonic_increasing:
         packets = packets.sort_values("time_ns", kind="stable", ignore_index=True)
-    packets.attrs["truncated"] = any(file.truncated for file in opened)
+    packets.attrs["truncated"] = truncated
     return packets
 
 
@@ -93,11 +103,23 @@ class Records:
     @classmethod
     def open(cls, path: Path | str) -> Records:
         """Of the file at `path`; CaptureError if it is not pcap with Ethernet frames, OSError if it cannot be read."""
+        return next(cls.parts(path, sys.maxsize))
+
+    @classmethod
+    def parts(cls, path: Path | str, most: int) -> Iterator[Records]:
+        """The same, so many records at a time: the memory of a part is given back when the next is asked for."""
         with Path(path).open("rb") as file:
-            order, fraction_ns = _check_header(file.read(_FILE_HEADER), path)
+            order, fraction_ns = _check_header(file.read(FILE_HEADER), path)
             buffer = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        starts, truncated = _records(buffer, order)
-        return cls(np.frombuffer(buffer, np.uint8), starts, order, fraction_ns, truncated)
+        raw, end = np.frombuffer(buffer, np.uint8), FILE_HEADER
+        while True:
+            starts, end = _records(buffer, order, end, most)
+            is_last = len(starts) < most
+            yield cls(raw, starts, order, fraction_ns, is_last and end != len(buffer))
+            if is_last:
+                return
+            if hasattr(buffer, "madvise"):
+                buffer.madvise(mmap.MADV_DONTNEED, 0, end)
 
     def take(self, kind: str, at: Ints) -> Ints:
         """The numbers of NumPy type `kind` (with byte order) at the byte positions `at`."""
@@ -119,7 +141,7 @@ class Records:
 
     def frames(self, starts: Ints) -> Ints:
         """Where the packets themselves start."""
-        return starts + _RECORD_HEADER
+        return starts + RECORD_HEADER
 
 
 def address(text: str) -> int:
@@ -143,7 +165,7 @@ def _check_header(head: bytes, path: Path | str) -> tuple[str, int]:
         raise CaptureError(f"{path} is pcapng; only pcap is read: convert it with 'editcap -F nsecpcap'")
     if magic not in _FORMATS:
         raise CaptureError(f"{path} is not a pcap file")
-    if len(head) < _FILE_HEADER:
+    if len(head) < FILE_HEADER:
         raise CaptureError(f"{path} ends inside the pcap file header")
     order, fraction_ns = _FORMATS[magic]
     linktype = struct.unpack_from(order + "I", head, 20)[0] & 0x03FF_FFFF
@@ -152,28 +174,32 @@ def _check_header(head: bytes, path: Path | str) -> tuple[str, int]:
     return order, fraction_ns
 
 
-def _records(buffer: mmap.mmap, order: str) -> tuple[Ints, bool]:
-    """Where each complete record of the file starts, and whether the file ends inside another one."""
+def _records(buffer: mmap.mmap, order: str, offset: int, most: int) -> tuple[Ints, int]:
+    """Where each complete record starts, from `offset` on, and where the last one ends; so many at most.
+
+    Of fewer the last one reaches to the end of the file, unless that is inside another record.
+    """
     captured_length = struct.Struct(order + "I").unpack_from
-    starts, offset, end = array("q"), _FILE_HEADER, len(buffer)
-    while offset + _RECORD_HEADER <= end:
+    starts, end = array("q"), len(buffer)
+    last = end - RECORD_HEADER
+    while offset <= last and len(starts) < most:
         starts.append(offset)
-        offset += _RECORD_HEADER + captured_length(buffer, offset + 8)[0]
+        offset += RECORD_HEADER + captured_length(buffer, offset + 8)[0]
     if offset > end:
         starts.pop()
-    return np.frombuffer(starts, np.int64) if starts else np.empty(0, np.int64), offset != end
+    return np.frombuffer(starts, np.int64) if starts else np.empty(0, np.int64), offset
 
 
-def _segments(file: Records) -> pd.DataFrame:
-    """The frame of `read`, of one file."""
+def _segments(file: Records) -> dict[str, NDArray[Any]]:
+    """The columns of `read`, of some records."""
     take, record = file.take, file.starts
 
     def frame_end() -> Ints:
         return file.frames(record) + file.kept(record)
 
-    header = _ETHERNET_HEADER + 20 + 20
+    header = ETHERNET_HEADER + 20 + 20
     record = record[file.kept(record) >= header]
-    ip = file.frames(record) + _ETHERNET_HEADER
+    ip = file.frames(record) + ETHERNET_HEADER
     version, ethertype = take("u1", ip) >> 4, take(">u2", ip - 2)
     is_tcp4 = (ethertype == 0x0800) & (version == 4) & (take("u1", ip + 9) == 6)
     is_tcp4 &= take(">u2", ip + 6) & 0x1FFF == 0  # a later fragment has no TCP header
@@ -185,7 +211,7 @@ def _segments(file: Records) -> pd.DataFrame:
 
     announced = np.where(version == 6, take(">u2", ip + 4), take(">u2", ip + 2))
     ip_length = announced + np.where(version == 6, 40, 0)
-    ip_length = np.where(announced == 0, file.length(record) - _ETHERNET_HEADER, ip_length)  # over 64 KiB
+    ip_length = np.where(announced == 0, file.length(record) - ETHERNET_HEADER, ip_length)  # over 64 KiB
     tcp_header = (take("u1", tcp + 12) >> 4) * 4
 
     control = np.zeros(len(record), np.uint8)
@@ -194,18 +220,16 @@ def _segments(file: Records) -> pd.DataFrame:
     is_control = (take("u1", option) == _MTCP_OPTION) & (take(">u2", option + 2) == _MTCP_EXID)
     control[has_option[is_control]] = take("u1", option[is_control] + 4) >> 4
 
-    return pd.DataFrame(
-        {
-            "time_ns": file.time_ns(record),
-            "src": np.where(version == 6, take(">i8", ip + 16), take(">u4", ip + 12)),
-            "dst": np.where(version == 6, take(">i8", ip + 32), take(">u4", ip + 16)),
-            "sport": take(">u2", tcp).astype(np.uint16),
-            "dport": take(">u2", tcp + 2).astype(np.uint16),
-            "seq": take(">u4", tcp + 4).astype(np.uint32),
-            "ack": take(">u4", tcp + 8).astype(np.uint32),
-            "flags": take("u1", tcp + 13).astype(np.uint8),
-            "window": take(">u2", tcp + 14).astype(np.uint16),
-            "payload": (ip_length - (tcp - ip) - tcp_header).clip(0).astype(np.int32),
-            "control": control,
-        }
-    )
+    return {
+        "time_ns": file.time_ns(record),
+        "src": np.where(version == 6, take(">i8", ip + 16), take(">u4", ip + 12)),
+        "dst": np.where(version == 6, take(">i8", ip + 32), take(">u4", ip + 16)),
+        "sport": take(">u2", tcp).astype(np.uint16),
+        "dport": take(">u2", tcp + 2).astype(np.uint16),
+        "seq": take(">u4", tcp + 4).astype(np.uint32),
+        "ack": take(">u4", tcp + 8).astype(np.uint32),
+        "flags": take("u1", tcp + 13).astype(np.uint8),
+        "window": take(">u2", tcp + 14).astype(np.uint16),
+        "payload": (ip_length - (tcp - ip) - tcp_header).clip(0).astype(np.int32),
+        "control": control,
+    }

@@ -323,11 +323,12 @@ def _deliver(data: pd.DataFrame, tenures: pd.DataFrame) -> pd.DataFrame:
         turn = np.searchsorted(turns["syn_ns"].to_numpy(np.int64), times[mine], side="right") - 1
         mine, turn = mine[turn >= 0], turn[turn >= 0]
         end[mine] = np.minimum(end[mine], limits[turn])
-    begun = 0
-    for old, syn, limit in zip(tenures["from"], tenures["syn_ns"], tenures["acknowledged"], strict=True):
-        mine = np.flatnonzero((data["server"] == old).to_numpy() & (times >= begun) & (times < syn))
+    servers, begun = data["server"].to_numpy(object), 0
+    left = np.searchsorted(times, tenures["syn_ns"].to_numpy(np.int64))
+    for old, until, limit in zip(tenures["from"], left.tolist(), tenures["acknowledged"], strict=True):
+        mine = begun + np.flatnonzero(servers[begun:until] == old)
         end[mine] = np.minimum(end[mine], limit)
-        begun = syn
+        begun = until
     offset = data["offset"].to_numpy(np.int64)
     fresh, edge = progress(offset, end - offset)
     return data.assign(fresh=fresh, edge=edge)
