@@ -11,7 +11,7 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup doctor test coverage test-unit test-sim test-pages test-root test-e2e test-vm lint format bench fuzz faults soak \
-        soak-chain bench-testbed experiment experiment-all experiment-handover topology report clean clean-results
+        soak-chain bench-testbed bench-analysis experiment experiment-all experiment-handover topology report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -50,6 +50,9 @@ bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted c
 
 bench-testbed: $(READY) ## Measure what the testbed promises of its links; the table goes to docs/testbed.md
 	$(SUDO) $(BIN)/python -m experiments.bench_testbed --page $(ARGS)
+
+bench-analysis: $(READY) ## Measure how fast the analysis is; the table goes to docs/analysis.md
+	$(BIN)/python -m analysis.benchmark --page docs/analysis.md $(ARGS)
 
 topology: $(READY) ## Client and two servers with Mininet's prompt, to play with: ARGS="--rtt 40ms"
 	@$(SUDO) $(BIN)/python topologies/two_servers.py $(ARGS)

@@ -131,13 +131,13 @@ def document(view: View) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def insert(page: Path, made: str) -> None:
+def insert(page: Path, made: str, begin: str = BEGIN, end: str = END) -> None:
     """Put Markdown between the markers on the page; RunError when they are not there."""
     content = page.read_text()
-    if BEGIN not in content or END not in content:
-        raise RunError(f"{page} has no lines {BEGIN} and {END}")
-    before, _, rest = content.partition(BEGIN)
-    page.write_text(f"{before}{BEGIN}\n\n{made}\n{END}{rest.partition(END)[2]}")
+    if begin not in content or end not in content:
+        raise RunError(f"{page} has no lines {begin} and {end}")
+    before, _, rest = content.partition(begin)
+    page.write_text(f"{before}{begin}\n\n{made}\n{end}{rest.partition(end)[2]}")
 
 
 def _of_setting(view: View, scenario: str, setting: str) -> Table:

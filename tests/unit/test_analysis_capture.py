@@ -7,6 +7,7 @@ import struct
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from analysis import capture
@@ -89,6 +90,20 @@ def test_a_truncated_last_record_is_dropped_and_told(tmp_path: Path, cut: int) -
     packets = capture.read(written(tmp_path, pcap([*PACKETS[:2], (START_NS, bytes(200))])[:-cut]))
     assert len(packets) == 2
     assert packets.attrs["truncated"]
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 4])
+@pytest.mark.parametrize("cut", [0, 5])
+def test_reading_part_by_part_makes_no_difference(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, most: int, cut: int
+) -> None:
+    content = pcap(PACKETS)
+    path = written(tmp_path, content[: len(content) - cut])
+    whole = capture.read(path)
+    monkeypatch.setattr(capture, "AT_ONCE", most)
+    again = capture.read(path)
+    pd.testing.assert_frame_equal(whole, again)
+    assert whole.attrs == again.attrs == {"truncated": bool(cut)}
 
 
 def test_an_empty_capture_has_no_rows(tmp_path: Path) -> None:
