@@ -96,7 +96,9 @@ def _merge(options: argparse.Namespace) -> None:
     captures = merge.of_directory(options.directory)
     if not captures:
         raise CaptureError(f"{options.directory} has no captures (*.pcap)")
-    print(f"{merge.merge(captures, target)} packets of {', '.join(captures)}: {target}")
+    count, cut = merge.merge(captures, target)
+    left_out = f"; the last one of {', '.join(cut)} was cut short, and left out" if cut else ""
+    print(f"{count} packets of {', '.join(captures)}: {target}{left_out}")
 
 
 def _say(figures: dict[str, Any]) -> None:

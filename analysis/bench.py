@@ -7,9 +7,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis import statistics
-from analysis.run import RunError
+from analysis.run import read_object
 
-_TRANSFER = ("verdict", "reason", "migrations", "hash_ok", "client_errors", "resets", "handshakes", "max_gap_ms")
+_GOODPUT = "goodput_mbps"
+_TRANSFER = (
+    "verdict", "reason", "migrations", "hash_ok", "client_errors", "resets", "handshakes", "max_gap_ms", _GOODPUT
+)  # fmt: skip
+_LATENCY = ("verdict", "reason", "first_byte_ms_median", "stall_ms_median", "phases_ms_median")
 
 
 def summarise(directory: Path | str) -> dict[str, Any]:
@@ -19,11 +23,12 @@ def summarise(directory: Path | str) -> dict[str, Any]:
     """
     directory = Path(directory).resolve()
     transfer, rare, quick = (
-        _read(directory / part / "latest" / "summary.json") for part in ("transfer", "latency", "latency-quick")
+        read_object(directory / part / "latest" / "summary.json", keys)
+        for part, keys in (("transfer", _TRANSFER), ("latency", _LATENCY), ("latency-quick", _LATENCY))
     )
-    figures = {key: transfer[key] for key in _TRANSFER}
+    figures = {key: transfer[key] for key in _TRANSFER if key != _GOODPUT}
     figures |= {
-        "transfer_goodput_mbps": transfer["goodput_mbps"],
+        "transfer_goodput_mbps": transfer[_GOODPUT],
         "latency_verdict": rare["verdict"],
         "first_byte_ms_median": rare["first_byte_ms_median"],
         "idle_stall_ms_median": rare["stall_ms_median"],
@@ -31,13 +36,14 @@ def summarise(directory: Path | str) -> dict[str, Any]:
         "latency_quick_verdict": quick["verdict"],
         "first_byte_quick_ms_median": quick["first_byte_ms_median"],
     }
-    figures |= _strict(_read(directory / "strict.json")) | _goodput(_read(directory / "goodput.json"))
+    figures |= _strict(read_object(directory / "strict.json"))
+    figures |= _goodput(read_object(directory / "goodput.json", ("mtcp", "plain")))
     for part, judged in (("latency", rare), ("latency-quick", quick)):
         if figures["verdict"] == "succeeded" and judged["verdict"] != "succeeded":
             figures |= {"verdict": judged["verdict"], "reason": f"{part}: {judged['reason']}"}
     if figures["verdict"] == "succeeded" and (figures["strict_violations"] or figures["interrupted_calls"]):
         figures |= {"verdict": "failed", "reason": "a strict client saw what it never should; see strict.json"}
-    doubts = _read(directory / "run.json").get("fidelity", {}).get("exceeded", [])
+    doubts = read_object(directory / "run.json").get("fidelity", {}).get("exceeded", [])
     if figures["verdict"] == "succeeded" and doubts:
         figures |= {"verdict": "invalid", "reason": "; ".join(doubts)}
     (directory / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
@@ -61,11 +67,3 @@ def _goodput(mbps: dict[str, list[float]]) -> dict[str, Any]:
         "goodput_mtcp_mbps": statistics.median(mbps["mtcp"]).as_dict(),
         "goodput_plain_mbps": statistics.median(mbps["plain"]).as_dict(),
     }
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing: the bench did not end, or its parts have not been judged") from None
-    return content

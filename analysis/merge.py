@@ -23,11 +23,11 @@ _AT_ONCE = 1 << 16  # packets
 _HEADER = np.dtype([(name, "<u4") for name in ("type", "total", "interface", "high", "low", "kept", "length")])
 
 
-def merge(captures: Mapping[str, Path], target: Path) -> int:
+def merge(captures: Mapping[str, Path], target: Path) -> tuple[int, list[str]]:
     """Write all packets of the `captures` (by what the interface shall be called) to the pcapng file `target`.
 
-    The order is that of time; of packets of the same instant, that of `captures`. Returns how many packets there are.
-    CaptureError and OSError as of capture.read.
+    The order is that of time; of packets of the same instant, that of `captures`. Returns how many packets there are,
+    and the captures that end inside a packet, which is left out. CaptureError and OSError as of capture.read.
     """
     opened = [
         (number, capture.Records.open(file))
@@ -46,7 +46,8 @@ def merge(captures: Mapping[str, Path], target: Path) -> int:
         for first in range(0, len(order), _AT_ONCE):
             some = order[first : first + _AT_ONCE]
             output.write(_packets(opened, times[some], of_file[some], starts[some]))
-    return len(order)
+    names = list(captures)
+    return len(order), list(dict.fromkeys(names[number] for number, file in opened if file.truncated))
 
 
 def of_directory(directory: Path) -> dict[str, Path]:

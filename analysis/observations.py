@@ -17,7 +17,7 @@ import pandas as pd
 import pyarrow as pa
 from pyarrow import parquet
 
-from analysis.run import Run, RunError
+from analysis.run import Run, RunError, read_object
 
 SCHEMA_VERSION = 2
 """Of samples.parquet, and of summary.json of trials. 1 had no units."""
@@ -116,8 +116,8 @@ def _of_run(directory: Path, metrics: set[str] | None) -> pd.DataFrame:
     verdict, reason = run.record.get("verdict"), str(run.record.get("reason", ""))
     summary = directory / "summary.json"
     if verdict != "unsupported" and summary.exists():
-        judged = json.loads(summary.read_text())
-        verdict, reason = judged.get("verdict"), str(judged.get("reason", ""))
+        judged = read_object(summary, ("verdict",))
+        verdict, reason = judged["verdict"], str(judged.get("reason", ""))
     if verdict not in VERDICTS:
         raise RunError(f"{directory}: {verdict} is no verdict")
     observed = _read(directory / NAME) if (directory / NAME).exists() else None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import observations
-from analysis.run import Run, RunError
+from analysis.run import Run, read_object
 
 PLAN = "plan.json"
 SCHEMA_VERSION = 1
@@ -30,7 +29,7 @@ class Plan:
     def load(cls, path: Path | str) -> Plan:
         """The plan in the directory; RunError if it is none, or nobody has judged its trials."""
         path = Path(path).resolve()
-        metadata = _metadata(path / PLAN) if (path / PLAN).exists() else {}
+        metadata = read_object(path / PLAN, schema_version=SCHEMA_VERSION) if (path / PLAN).exists() else {}
         loaded = observations.load(path)
         forgotten = {
             attempt["run"]
@@ -78,15 +77,3 @@ class Plan:
         names = set(self.loaded["run_id"])
         found = (Run.load(record.parent, needed=()) for record in sorted(self.path.rglob("run.json")))
         return [run for run in found if run.id in names]
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    try:
-        metadata = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise RunError(f"{path} cannot be read: {error}") from None
-    version = metadata.get("schema_version") if isinstance(metadata, dict) else None
-    if version != SCHEMA_VERSION:
-        raise RunError(f"{path} has schema version {version}; only {SCHEMA_VERSION} can be read")
-    found: dict[str, Any] = metadata
-    return found

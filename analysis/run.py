@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -33,16 +33,14 @@ class Run:
         path = Path(path).resolve()
         if not path.is_dir():
             raise RunError(f"{path} is not a directory")
-        record = _json(path / "run.json")
-        if not isinstance(record, dict) or record.get("schema_version") != SCHEMA_VERSION:
-            found = record.get("schema_version") if isinstance(record, dict) else None
-            raise RunError(f"{path}/run.json has schema version {found}; only {SCHEMA_VERSION} can be read")
+        record = read_object(path / "run.json", schema_version=SCHEMA_VERSION)
         facts = record.get("facts", {})
         if not isinstance(facts, dict) or not isinstance(facts.get("hosts", {}), dict):
             raise RunError(f"{path}/run.json: facts, and facts.hosts, are objects")
         missing = [key for key in needed if key not in facts]
         if missing or ("hosts" in needed and CLIENT not in facts["hosts"]):
-            raise RunError(f"{path}/run.json lacks facts.{missing[0] if missing else 'hosts.' + CLIENT}")
+            lacks = f"{path}/run.json lacks facts.{missing[0] if missing else 'hosts.' + CLIENT}"
+            raise RunError(f"{lacks}: {record['reason']}" if record.get("reason") else lacks)
         return cls(path, record, _json_lines(path / "events.jsonl"))
 
     @property
@@ -151,19 +149,29 @@ class Run:
         return names.get(text) or names.get(text.rpartition(":")[0]) or text
 
 
-def _json(path: Path) -> Any:
+def read_object(path: Path, keys: Iterable[str] = (), schema_version: int | None = None) -> dict[str, Any]:
+    """The JSON object in the file; RunError if there is none, it lacks one of the `keys`, or has another version."""
     try:
-        return _parse(path.read_text())
-    except FileNotFoundError:
-        raise RunError(f"{path} is missing: is {path.parent} a run directory?") from None
+        found = _parse(path.read_text())
+    except (FileNotFoundError, NotADirectoryError):
+        raise RunError(f"{path} is missing: is {path.parent} a directory of results?") from None
     except ValueError as error:
         raise RunError(f"{path} is not JSON: {error}") from None
+    if not isinstance(found, dict):
+        raise RunError(f"{path} is no JSON object")
+    if schema_version is not None and found.get("schema_version") != schema_version:
+        version = found.get("schema_version", "none")
+        raise RunError(f"{path} has schema version {version}; only {schema_version} can be read")
+    missing = [key for key in keys if key not in found]
+    if missing:
+        raise RunError(f"{path} lacks {missing[0]}: it is of something else, or of another version")
+    return found
 
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     """One object per line; a last line cut short, as a killed writer leaves it, is ignored."""
     if not path.exists():
-        raise RunError(f"{path} is missing: is {path.parent} a run directory?")
+        raise RunError(f"{path} is missing: is {path.parent} a directory of results?")
     lines = path.read_bytes().splitlines()
     events = []
     for number, line in enumerate(lines, 1):

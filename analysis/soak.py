@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis import capture, losses
 from analysis.connections import Connection, closings, connections, resets
-from analysis.run import CLIENT, Run, RunError
+from analysis.run import CLIENT, Run, RunError, read_object
 
 AFTERMATH_NS = 20_000_000
 """How long after its commit what happens is still of the move."""
@@ -25,6 +25,8 @@ SLACK_NS = 1_000_000
 PERCENTILES = (50, 90, 99, 99.9, 100)
 LINES = 16
 """Of a gap's explanation, at most."""
+_SUMMED = ("connections", "clients", "clients_wrong", "resets", "packets", "packets_lost")
+_OF_A_ROUND = ("verdict", "reason", "lost_by_kind", "worst", *_SUMMED)
 
 
 def judge_round(run_dir: Path | str) -> dict[str, Any]:
@@ -76,8 +78,8 @@ def summarise(directory: Path | str, part: str) -> dict[str, Any]:
     paths = sorted(path.parent for path in (directory / part).glob("*/summary.json") if not path.parent.is_symlink())
     if not paths:
         raise RunError(f"{directory / part} has no judged rounds")
-    rounds = [json.loads((path / "summary.json").read_text()) for path in paths]
-    moves = pd.concat([pd.read_parquet(path / "samples.parquet").assign(round=path.name) for path in paths])
+    rounds = [read_object(path / "summary.json", _OF_A_ROUND) for path in paths]
+    moves = pd.concat([_read_moves(path / "samples.parquet").assign(round=path.name) for path in paths])
     bad = [(path, each) for path, each in zip(paths, rounds, strict=True) if each["verdict"] != "succeeded"]
     figures: dict[str, Any] = {
         "verdict": bad[0][1]["verdict"] if bad else "succeeded",
@@ -85,7 +87,7 @@ def summarise(directory: Path | str, part: str) -> dict[str, Any]:
         "rounds": len(rounds),
         "rounds_wrong": len(bad),
     }
-    for key in ("connections", "clients", "clients_wrong", "resets", "packets", "packets_lost"):
+    for key in _SUMMED:
         figures[key] = sum(each[key] for each in rounds)
     kinds = pd.DataFrame([each["lost_by_kind"] for each in rounds]).sum().astype(int).sort_values(ascending=False)
     figures["lost_by_kind"] = {str(kind): int(count) for kind, count in kinds.items()}
@@ -95,6 +97,13 @@ def summarise(directory: Path | str, part: str) -> dict[str, Any]:
     moves.to_csv(directory / "samples.csv", index=False)
     (directory / "summary.json").write_text(json.dumps(figures, indent=2) + "\n")
     return figures
+
+
+def _read_moves(path: Path) -> pd.DataFrame:
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise RunError(f"{path} cannot be read: {str(error).splitlines()[0]}") from None
 
 
 def _lost(run: Run) -> pd.DataFrame:

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from scipy.stats import beta, binom
 
 from analysis import statistics
-from analysis.run import RunError
+from analysis.run import RunError, read_object
 
+_COLUMNS = ("bar", "case", "quantity", "value", "repetition", "busy_before", "busy")
 BEGIN, END = "<!-- bench-testbed: begin -->", "<!-- bench-testbed: end -->"
 PAYLOAD = 1448 / 1514
 """TCP's, of a full-sized frame, with time stamps."""
@@ -66,11 +67,11 @@ def summarise(directory: Path | str, page: Path | None = None) -> dict[str, Any]
     RunError when it is no such directory, or the page has no place for the table.
     """
     directory = Path(directory).resolve()
+    record = read_object(directory / "run.json", ("facts", "versions", "git"))
     try:
-        record = json.loads((directory / "run.json").read_text())
-        samples = pd.read_parquet(directory / "samples.parquet")
+        samples = pd.read_parquet(directory / "samples.parquet", columns=list(_COLUMNS))
     except (OSError, ValueError) as error:
-        raise RunError(f"{directory} has no benchmark of the testbed: {error}") from None
+        raise RunError(f"{directory} has no benchmark of the testbed: {str(error).splitlines()[0]}") from None
     lines: list[Line] = []
     for bar, group in samples.groupby("bar", sort=False):
         lines += [replace(line, busy=_load(group, line.case)) for line in _BARS[str(bar)](group)]

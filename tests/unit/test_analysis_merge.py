@@ -82,7 +82,7 @@ def test_more_packets_than_are_written_at_once(tmp_path: Path, monkeypatch: pyte
     written(
         tmp_path, a_pcap=[packet(2 * n, n) for n in range(count)], b_pcap=[packet(2 * n + 1, n) for n in range(count)]
     )
-    assert merge.merge(merge.of_directory(tmp_path), tmp_path / "all.pcapng") == 2 * count
+    assert merge.merge(merge.of_directory(tmp_path), tmp_path / "all.pcapng") == (2 * count, [])
     seen = [(row[1], int(row[2])) for row in shown(tmp_path / "all.pcapng")]
     assert seen == [(host, n) for n in range(count) for host in "ab"]
 

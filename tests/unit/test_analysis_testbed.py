@@ -94,7 +94,7 @@ def test_the_page_gets_the_table(tmp_path: Path) -> None:
     page.write_text("no place")
     with pytest.raises(RunError, match="has no lines"):
         testbed.summarise(tmp_path, page)
-    with pytest.raises(RunError, match="has no benchmark"):
+    with pytest.raises(RunError, match="is missing"):
         testbed.summarise(tmp_path / "none")
 
 
