@@ -82,6 +82,25 @@ def test_every_figure_of_a_move_is_exact(tmp_path: Path) -> None:
     assert timed.loc["first_byte_ms", "value"] == pytest.approx(271.25 - 230.5, abs=1e-3)
     assert timed.loc["migration_ms", ["value", "time"]].tolist() == pytest.approx([40.25, 0.0301], abs=1e-6)
     assert timed.loc["phase.dump_ms", "value"] == 0.5
+    assert timed.loc["commit_ms", "value"] == pytest.approx(1)
+
+
+def test_of_several_moves_the_median_and_the_longest(tmp_path: Path) -> None:
+    """Stalls of 61.25, 40.5 and 20.1 ms; bytes and times that wrap around in 32 bits; one piece comes twice."""
+    made = a_move(first=2**32 - 30_000)
+    for decided, syn, come, source, to, offset in (
+        (393, 393.5, 431.75, "s2", "s1", 34_000), (433, 434, 451.85, "s1", "s2", 35_000)
+    ):  # fmt: skip
+        made.moved(decided, source, to)
+        made.move(syn, syn + 10, to)
+        download(made, [(come, 1000, to)], offset)
+    made.data(460, "s2", 35_200, 700)
+    made.end = 470
+    figures = metrics(made.write_trial(tmp_path))
+    assert figures["stall_ms"] == pytest.approx(40.5)  # 391.25 -> 431.75
+    assert figures["stall_max_ms"] == pytest.approx(61.25)
+    assert (figures["moves"], figures["bytes"]) == (3, 36_000)
+    assert (figures["duplicate_bytes"], figures["retransmitted_bytes"], figures["wire_bytes"]) == (700, 700, 36_700)
 
 
 def test_a_move_that_did_not_commit_has_no_time_of_its_commit(tmp_path: Path) -> None:
@@ -169,6 +188,7 @@ def test_requests(tmp_path: Path) -> None:
     assert figures["request_before_p50_ms"] == pytest.approx(5)
     assert figures["request_p50_ms"] == pytest.approx(70)  # 10, 70.5, 70 (at least)
     assert figures["request_p95_ms"] == pytest.approx(70.45)
+    assert figures["request_p99_ms"] == pytest.approx(70.49)
     assert figures["request_rate_before"] == pytest.approx(2 / 0.05)
     assert figures["request_rate"] == pytest.approx(2 / 0.2)
     assert figures["request_kept"] == pytest.approx(0.25)
@@ -190,7 +210,11 @@ def test_rebuffering(tmp_path: Path) -> None:
     made.segment_of_media(350.5, 350.5)
     made.segment_of_media(450.5, None)
     made.read(20, 1000)
-    figures = metrics(made.write_trial(tmp_path, {"mechanism": "quic"}))
+    observed = judgement.judge(made.write_trial(tmp_path, {"mechanism": "quic"})).observed
+    buffer = observed[observed["metric"] == "buffer_s"]
+    assert buffer["value"].tolist() == pytest.approx([0, 0.06, 0, 0])
+    assert buffer["time"].tolist() == pytest.approx([-0.08, -0.04, 0.1505, 0.2505])
+    figures = metrics(tmp_path)
     assert figures["rebuffering_s"] == pytest.approx(0.0305 + 0.5495)
     assert figures["rebufferings"] == 2
     assert figures["rebuffering_share"] == pytest.approx(0.58 / 0.9)
