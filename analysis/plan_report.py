@@ -180,7 +180,7 @@ def _listed(runs: list[Run], judged: pd.DataFrame) -> list[dict[str, Any]]:
         listed.append({
             "id": run.id, "path": str(run.path.relative_to(run.path.parents[1])), "scenario": run.scenario,
             "factors": ", ".join(f"{name}={_short(value)}" for name, value in run.factors.items()),
-            "mechanism": mechanism_title(run.mechanism), "repetition": str(row["repetition"]),
+            "mechanism": mechanism_title(run.mechanism), "repetition": str(row["repetition"]), "seed": str(row["seed"]),
             "verdict": str(row["verdict"]), "reason": str(row["reason"]), "captures": captures,
         })  # fmt: skip
     return listed
@@ -198,15 +198,18 @@ def _provenance(plan: Plan, runs: list[Run]) -> list[tuple[str, str]]:
             found += [str(value)] if value is not None and str(value) not in found else []
         return ", ".join(found[:5]) + (f" and {len(found) - 5} more" if len(found) > 5 else "")
 
-    busy = [load["busy"] for run in runs if (load := run.record.get("host_load", {})).get("busy") is not None]
-    loads = f"{min(busy):.0%} … {max(busy):.0%}" if busy else "?"
+    def range_of(what: str) -> str:
+        found = [load[what] for run in runs if (load := run.record.get("host_load", {})).get(what) is not None]
+        return f"{min(found):.0%} … {max(found):.0%} of their time" if found else "?"
+
     started = sorted(str(run.record.get("started", ""))[:16].replace("T", " ") for run in runs)
     rows = [
-        ("plan", f"{plan.name}/{plan.id}"), ("seed", str(plan.metadata.get("seed", "?"))),
+        ("plan", f"{plan.name}/{plan.id}"), ("seed of the plan", str(plan.metadata.get("seed", "?"))),
         ("performed", f"{started[0]} … {started[-1]} UTC" if started else "?"), ("code", of_all("git", "commit")),
-        ("modified", of_all("git", "modified")), ("kernel", of_all("versions", "kernel")),
+        ("code modified since", of_all("git", "modified")), ("kernel", of_all("versions", "kernel")),
         ("links by", of_all("emulation")), ("processors", of_all("host_load", "cores")),
-        ("processors busy", loads), ("Python", of_all("versions", "python")),
+        ("processors busy, by run", range_of("busy")), ("processors stolen by other machines", range_of("stolen")),
+        ("Python", of_all("versions", "python")), ("captured by", of_all("versions", "tcpdump")),
     ]  # fmt: skip
     return [(name, value) for name, value in rows if value]
 

@@ -140,8 +140,17 @@ def test_nobody_wins_who_was_not_compared(tmp_path: Path) -> None:
 
 def test_the_report_is_one_page(tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "try" / "one", {"dos": LINKS}, 2, ("mtcp", "mptcp"))
+    (plan / "runs" / "20260101T000000-00000" / "s1.pcap1").write_bytes(b"")
     assert main(["report", str(plan)]) == 0
     page = (plan / "report.html").read_text()
+    assert 'href="runs/20260101T000000-00000/s1.pcap1"' in page
+    provenance = {
+        "code": "0123456789abcdef", "code modified since": "False", "kernel": "6.18", "links by": "delay-line",
+        "processors": "2", "processors busy, by run": "40% … 40% of their time", "seed of the plan": "1",
+    }  # fmt: skip
+    for name, value in provenance.items():
+        assert f"<dt>{name}</dt><dd>{value}</dd>" in page
+    assert "<td>101</td>" in page and "rtt=20" in page  # a run's seed and its factors
     assert not re.search(r"(src|srcset|href)=\"(https?:|//)", page)
     assert "unsupported" in page and "no second path" in page and "the machine stood still" in page
     links = set(re.findall(r'href="([^"#:]+)"', page))
