@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +12,8 @@ import jinja2
 import pandas as pd
 from matplotlib.figure import Figure
 
-from analysis import figures, migrations, move_figures, one_move, palette
+from analysis import figures, migrations, move_figures, observations, one_move, palette
+from analysis.observations import Observation
 from analysis.one_move import Move
 from analysis.verdict import Examination, examine
 
@@ -45,35 +46,29 @@ def write(run_dir: Path | str) -> Written:
     # The keys are those of the bench; what only that measures is null.
     summary = {"interrupted_calls": None, "goodput_ratio": None, **found.verdict.figures}
     (path / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-    table = samples(found)
-    table.to_parquet(path / "samples.parquet", index=False)
-    table.to_csv(path / "samples.csv", index=False)
+    observations.write(path, observations.frame(samples(found)))
     report = path / "report.html"
     report.write_text(_render(found, {name: _inline(draw) for name, (draw, _) in pictures.items()}, move))
     return Written(report, found.verdict.figures)
 
 
-def samples(found: Examination) -> pd.DataFrame:
-    """What was observed, one observation a row: run_id, scenario, metric, time, server, value.
+def samples(found: Examination) -> Iterator[Observation]:
+    """What was observed: goodput_mbps (a bin each), and of each move first_byte_ms, migration_ms, stall_ms and
+    phase.<name>_ms.
 
     `time` in s since the first byte at the client (of a move: its decision), `server` who sent or took over.
-    Metrics: goodput_mbps (a bin each), and of each move first_byte_ms, migration_ms, stall_ms,
-    phase.<name>_ms.
     """
-    parts = []
-    if found.trace is not None and len(found.trace.deliveries):
-        trace = found.trace
-        bins = migrations.goodput(trace.deliveries, migrations.bin_ms(trace.duration_s))
-        parts.append(bins.melt("time_s", var_name="server").assign(metric="goodput_mbps"))
-        moves = found.moves
-        decided = (moves["decided_ns"] - trace.deliveries["time_ns"].iloc[0]) / 1e9
-        columns = [moves[["first_byte_ms", "migration_ms", "stall_ms"]]]
-        columns.append(figures.phase_table(moves).add_prefix("phase.").add_suffix("_ms"))
-        wide = pd.concat(columns, axis=1).assign(time_s=decided, server=moves["to"])
-        parts.append(wide.melt(["time_s", "server"], var_name="metric").dropna(subset="value"))
-    table = pd.concat(parts) if parts else pd.DataFrame(columns=["time_s", "server", "metric", "value"])
-    table = table.assign(run_id=found.run.id, scenario=found.run.scenario).rename(columns={"time_s": "time"})
-    return table[["run_id", "scenario", "metric", "time", "server", "value"]].reset_index(drop=True)
+    if found.trace is None or found.trace.deliveries.empty:
+        return
+    trace, moves = found.trace, found.moves
+    bins = migrations.goodput(trace.deliveries, migrations.bin_ms(trace.duration_s))
+    for time, server, value in bins.melt("time_s", var_name="server").itertuples(index=False):
+        yield Observation("goodput_mbps", value, "Mbit/s", time, server)
+    decided = (moves["decided_ns"] - trace.deliveries["time_ns"].iloc[0]) / 1e9
+    phases = figures.phase_table(moves).add_prefix("phase.").add_suffix("_ms")
+    for name, values in pd.concat([moves[["first_byte_ms", "migration_ms", "stall_ms"]], phases], axis=1).items():
+        for time, server, value in zip(decided, moves["to"], values, strict=True):
+            yield Observation(str(name), value, "ms", time, server)
 
 
 def _typical(found: Examination) -> Move | None:

@@ -228,7 +228,23 @@ def test_what_differs_between_two_sets_of_results(tmp_path: Path, capsys: pytest
     assert (change.metric.name, change.word) == ("detect_ms", "worse")
     assert change.difference.value == pytest.approx(900)
     assert main(["compare", str(one), str(same)]) == 0
-    assert re.search(r"\| dos \| .* \| M-TCP \| detection \[ms\] \| .* \| worse \|", capsys.readouterr().out)
+    printed = capsys.readouterr().out
+    assert re.search(r"\| dos \| usual \| M-TCP \| detection \[ms\] \| .* \| worse \|", printed)
+    assert f"first: {one}, 9 runs, code 0123456789\u0020\u0020\nsecond: {same}, 5 runs, code 0123456789\n" in printed
+    assert "Only in the first: dos usual TCP." in printed and "Only in the second" not in printed
+    assert "What became of the runs" not in printed
+    for summary in sorted(same.glob("runs/*/summary.json"))[-2:]:
+        summary.write_text('{"verdict": "failed", "reason": "reset"}')
+    outcomes = "| dos | usual | M-TCP | 4 succeeded, 1 invalid | 2 succeeded, 2 failed, 1 invalid |"
+    assert outcomes in changes.report(one, same)
+
+
+def test_results_that_cannot_be_compared(tmp_path: Path) -> None:
+    one, other = (write_plan(tmp_path / name, {name: LINKS}, 1, ("tcp",)) for name in ("dos", "wan"))
+    with pytest.raises(RunError, match=r"dos \(dos: usual\) and .*wan \(wan: usual\) have nothing in common"):
+        changes.report(one, other)
+    with pytest.raises(RunError, match="are the same results"):
+        changes.report(one, one)
 
 
 def test_differences_of_what_does_not_pair_up() -> None:

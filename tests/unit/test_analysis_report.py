@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from analysis import figures, palette, report
+from analysis import figures, load, palette, report
 from analysis.__main__ import main
 from analysis.synthetic import Download, many_moves
 from analysis.verdict import examine
@@ -33,9 +33,8 @@ def test_report_is_one_file(tmp_path: Path) -> None:
 
 def test_samples_are_tidy(tmp_path: Path) -> None:
     report.write(many_moves(2).write(tmp_path / "run-7"))
-    table = pd.read_parquet(tmp_path / "run-7" / "samples.parquet")
-    assert list(table.columns) == ["run_id", "scenario", "metric", "time", "server", "value"]
-    assert set(table["run_id"]) == {"run-7"}
+    table = load(tmp_path)
+    assert set(table["run_id"]) == {"run-7"} and set(table["verdict"]) == {"succeeded"}
     assert len(pd.read_csv(tmp_path / "run-7" / "samples.csv")) == len(table)
     goodput = table[table["metric"] == "goodput_mbps"]
     assert goodput["value"].sum() * 0.02 * 1e6 / 8 == pytest.approx(30_000)  # bins of 20 ms
