@@ -104,9 +104,12 @@ def test_settings_are_called_by_what_varies(view: View) -> None:
 
 def test_summary_has_stable_keys(view: View) -> None:
     found = plan_report.summary(view)
+    assert list(found) == ["schema_version", "experiment", "plan_id", "runs", "pending", "scenarios"]
     assert found["runs"] == {"succeeded": 33, "failed": 0, "unsupported": 3, "invalid": 1}
     kept = found["scenarios"]["dos"]["usual"]["mtcp"]["kept"]
-    assert kept["n"] == 3 and kept["ci95"][0] <= kept["value"] <= kept["ci95"][1]
+    assert (
+        list(kept) == ["value", "ci95", "n"] and kept["n"] == 3 and kept["ci95"][0] <= kept["value"] <= kept["ci95"][1]
+    )
     first = found["scenarios"]["state-size"]["state=5000"]["mtcp"]["first_byte_ms"]
     assert first["value"] == pytest.approx(1.2 * 20.4)
     assert found["pending"] == 0

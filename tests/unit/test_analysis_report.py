@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -42,6 +43,21 @@ def test_samples_are_tidy(tmp_path: Path) -> None:
     assert first["value"].tolist() == pytest.approx([0.8, 0.8], abs=1e-4)
     assert first["server"].tolist() == ["s2", "s1"]
     assert table.loc[table["metric"] == "phase.dump_state_ms", "value"].tolist() == [0.2, 0.2]
+
+
+def test_summary_has_stable_keys(tmp_path: Path) -> None:
+    """Also where there is nothing to say: then their values are null."""
+    report.write(many_moves(2).write(tmp_path))
+    found = json.loads((tmp_path / "summary.json").read_text())
+    assert set(found) == {
+        "verdict", "reason", "migrations", "migrations_asked", "hash_ok", "client_errors", "resets", "handshakes",
+        "other_connections", "max_gap_ms", "first_byte_ms_median", "migration_ms_median", "stall_ms_median",
+        "phases_ms_median", "goodput_mbps", "goodput_ratio", "interrupted_calls", "duration_s", "duplicate_bytes",
+        "payload_bytes_s1", "payload_bytes_s2",
+    }  # fmt: skip
+    (tmp_path / "client.pcap").unlink()
+    report.write(tmp_path)
+    assert set(json.loads((tmp_path / "summary.json").read_text())) == set(found)
 
 
 def test_a_run_without_evidence_gets_a_report(tmp_path: Path) -> None:
