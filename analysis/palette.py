@@ -80,9 +80,9 @@ def style(theme: Theme) -> Any:
     }  # fmt: skip
 
 
-def heading(axes: Axes, text: str) -> None:
-    """What a panel shows, above it."""
-    axes.set_title(text, pad=6)
+def heading(axes: Axes, text: str, points: float = 6) -> None:
+    """What a panel shows, so many points above it."""
+    axes.set_title(text, pad=points)
 
 
 def entitle(figure: Figure, text: str) -> None:

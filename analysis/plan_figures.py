@@ -40,6 +40,8 @@ WIDE_RANGE = 20
 """A quantity whose values are so many times apart is drawn on a logarithmic axis."""
 NEAR = 0.03
 """Signs so near, as a share of the width, would cover one another."""
+SIGNS = 24
+"""Points above a panel that the signs of moves take."""
 
 
 def goodput(
@@ -53,7 +55,7 @@ def goodput(
         for place, (title, rows) in enumerate(panels):
             part = loaded[rows & loaded["verdict"].isin(COUNTED)]
             found |= _goodput(axes[place], part, theme)
-            heading(axes[place], title)
+            heading(axes[place], title, SIGNS)
             axes[place].set_xlabel("time since the fault [s]")
         axes[0].set(ylabel="goodput [Mbit/s]", ylim=(0, None))  # of all panels, when all is drawn
         _legend(figure, axes, found)

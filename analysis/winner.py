@@ -16,6 +16,7 @@ from analysis.statistics import Estimate
 
 OURS, PLAIN = "mtcp", "tcp"
 _METRIC = METRICS["kept"]
+_SAME = " of the same scenario, setting and seed"
 
 
 def verdict(values: pd.DataFrame) -> tuple[str, str]:
@@ -27,8 +28,9 @@ def verdict(values: pd.DataFrame) -> tuple[str, str]:
     if not compared:
         return "", ""
     best = max(compared, key=lambda name: min(_points(each) for each in ahead[name].values()))
-    nearest = min(ahead[best], key=lambda name: _points(ahead[best][name]))
-    return _who(values, best, ahead[best]), " ".join(_how_sure(values, best, nearest, ahead[best]))
+    alike = [name for name, difference in ahead[best].items() if not _is_certain(difference)]
+    first = in_order(pd.Series([best, *alike]))
+    return _who(values, first, ahead[best]), " ".join(_how_sure(values, best, alike, ahead[best]))
 
 
 def _ahead(values: pd.DataFrame, name: str, names: list[str]) -> dict[str, Estimate]:
@@ -37,28 +39,45 @@ def _ahead(values: pd.DataFrame, name: str, names: list[str]) -> dict[str, Estim
     return {other: difference for other, difference in found.items() if difference.n}
 
 
-def _who(values: pd.DataFrame, best: str, ahead: dict[str, Estimate]) -> str:
-    name = _capital(mechanism_title(best))
-    if PLAIN not in ahead:
-        return f"{name} keeps most of its goodput after the fault"
-    share, of_tcp = _where_both(values, best, PLAIN)
-    return f"{name} keeps {share} % of its goodput after the fault, plain TCP {of_tcp} %"
+def _who(values: pd.DataFrame, first: list[str], ahead: dict[str, Estimate]) -> str:
+    """Those that cannot be told apart from the best, and what plain TCP does."""
+    names, several = _capital(" and ".join(map(mechanism_title, first))), len(first) > 1
+    verb, whose = ("keep", "their") if several else ("keeps", "its")
+    if PLAIN not in ahead or PLAIN in first:
+        return f"{names} {verb} most of {whose} goodput after the fault"
+    shares = list(dict.fromkeys(_where_both(values, name, PLAIN)[0] for name in first))
+    _, of_tcp = _where_both(values, first[0], PLAIN)
+    return f"{names} {verb} {' and '.join(shares)} % of {whose} goodput after the fault, plain TCP {of_tcp} %"
 
 
-def _how_sure(values: pd.DataFrame, best: str, nearest: str, ahead: dict[str, Estimate]) -> list[str]:
-    """Sentences: about who comes nearest, and about M-TCP."""
-    found = ahead[nearest]
-    certain = found.low is not None and found.low > 0
-    how = "It is ahead of" if certain else "That is not more, for certain, than"
-    shares = " to ".join(_where_both(values, best, nearest))
-    said = [
-        f"{how} {mechanism_title(nearest)}: {shares} %, {_more(found, 'more')} "
-        f"in the median of {_pairs(found.n)} of the same scenario, setting and seed."
-    ]
-    if best != OURS and nearest != OURS and OURS in ahead:
-        _, share = _where_both(values, best, OURS)
-        said.append(f"{mechanism_title(OURS)} keeps {share} %: {_more(ahead[OURS], 'less')}.")
-    return said
+def _how_sure(values: pd.DataFrame, best: str, alike: list[str], ahead: dict[str, Estimate]) -> list[str]:
+    """Sentences: about those who may be as good, about who comes next, and about M-TCP."""
+    said, name = [], mechanism_title(best)
+
+    def nearest_of(others: list[str]) -> tuple[str, tuple[str, str], str]:
+        """Which one it is, both shares, and the difference."""
+        nearest = min(others, key=lambda other: _points(ahead[other]))
+        difference = f"{_more(ahead[nearest], 'more')} in the median of {_pairs(ahead[nearest].n)}{_SAME}."
+        return nearest, _where_both(values, best, nearest), difference
+
+    if alike:
+        nearest, (mine, other), difference = nearest_of(alike)
+        shares = f"{name} {mine}, {mechanism_title(nearest)} {other} %"
+        said.append(f"Which of them keeps more is not certain: {shares}, {difference}")
+    behind = [other for other in ahead if other not in alike]
+    if behind:
+        nearest, (mine, other), difference = nearest_of(behind)
+        how = f"{_capital(name)} is ahead of" if alike else "It is ahead of"
+        said.append(f"{how} {mechanism_title(nearest)}: {mine} to {other} %, {difference}")
+        if OURS in behind and nearest != OURS:
+            _, share = _where_both(values, best, OURS)
+            said.append(f"{mechanism_title(OURS)} keeps {share} %: {_more(ahead[OURS], 'less')}.")
+    # Once is enough.
+    return [each.replace(_SAME, "") if place else each for place, each in enumerate(said)]
+
+
+def _is_certain(difference: Estimate) -> bool:
+    return difference.low is not None and difference.low > 0
 
 
 def _more(difference: Estimate, word: str) -> str:
