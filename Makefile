@@ -80,7 +80,7 @@ test-pages: $(READY) ## Reports in a headless Chromium: no privilege, no network
 	$(PYTEST) tests/pages $(ARGS)
 
 test-root: $(READY) ## Real sockets, namespaces and BPF programs
-	$(SUDO) $(PYTEST) $(call FILES_AT_ONCE,3) tests/root $(ARGS)
+	$(SUDO) $(PYTEST) $(call FILES_AT_ONCE,2) tests/root $(ARGS)
 
 test-e2e: $(READY) ## Whole topologies with unmodified programs
 	$(SUDO) $(PYTEST) tests/e2e $(ARGS)

@@ -75,6 +75,8 @@ class ClientConnection:
     def migrate(self, server: Endpoint, initiator: str, report: Report) -> None:
         """Start a move; LocalProtocolError when that cannot be now. `initiator`: who wants it, for the log."""
         source = self.role.current
+        if self.role.state is Client.GONE:
+            raise LocalProtocolError(f"{self.four_tuple} has ended")
         if self.role.state is not Client.TRACKED:
             raise LocalProtocolError(f"a move of {self.four_tuple} is under way already; wait for its end")
         self._move = Move(time.monotonic_ns(), source, initiator, report)

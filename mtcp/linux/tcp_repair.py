@@ -6,6 +6,7 @@ Orders of calls matter; each comment says what the other order costs. Kernel: ne
 from __future__ import annotations
 
 import array
+import contextlib
 import ctypes
 import errno
 import fcntl
@@ -130,7 +131,8 @@ def freeze(sock: socket.socket) -> tuple[Counters, bytes]:
     while True:
         before, unread = counters(sock), b""
         if before.received > before.read:
-            unread = sock.recv(before.received - before.read, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+            with contextlib.suppress(BlockingIOError):  # the application was faster
+                unread = sock.recv(before.received - before.read, socket.MSG_PEEK | socket.MSG_DONTWAIT)
         _set(sock, TCP_REPAIR, REPAIR_ON)
         after = counters(sock)
         still = (after.state, after.received, after.read) == (before.state, before.received, before.read)

@@ -72,6 +72,24 @@ def test_a_call_of_send_goes_on_after_the_freeze(network: Network, monkeypatch: 
     assert reply.write_buffer == CONTENT[acked:EXPORTED]
 
 
+def test_the_application_reads_all_just_before_the_freeze(network: Network, monkeypatch: pytest.MonkeyPatch) -> None:
+    client, server = network.connect(network.listener())
+    client.sendall(b"data")
+    until(lambda: tcp_repair.counters(server).received == 4)
+    counters, read = tcp_repair.counters, []
+
+    def counters_and_read(sock: socket.socket) -> tcp_repair.Counters:
+        result = counters(sock)
+        if not read:
+            read.append(server.recv(4))
+        return result
+
+    monkeypatch.setattr(tcp_repair, "counters", counters_and_read)
+    with socket.socket(fileno=os.dup(server.fileno())) as agents:
+        at, unread = tcp_repair.freeze(agents)
+    assert (at.received, at.read, unread, read) == (4, 4, b"", [b"data"])
+
+
 def stuck(sock: socket.socket) -> bool:
     """Whether its application has written as much as the kernel takes."""
     before = tcp_repair.counters(sock)

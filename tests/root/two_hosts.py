@@ -222,8 +222,8 @@ def segments(tap: socket.socket) -> list[Segment]:
 def shape(options: bytes) -> list[bytes]:
     """Options one by one; a timestamp's value, which differs every time, is left out."""
     found = []
-    while options:
-        size = 1 if options[0] < 2 else options[1]
+    while options and options[0] != 0:  # the end of all options
+        size = 1 if options[0] == 1 else options[1]
         found.append(options[:2] if options[0] == 8 else options[:size])
         options = options[size:]
     return found
