@@ -5,7 +5,8 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
-FILES_AT_ONCE = -n $(1) --dist loadfile
+# Tests of real programs wait more than they compute: two files at a time.
+TWO := -n 2 --dist loadfile
 CORE_TESTS := $(foreach name,address states roles* server_list hints options frames snapshot seq,tests/unit/test_$(name).py)
 
 .DEFAULT_GOAL := help
@@ -70,7 +71,7 @@ report-%: $(READY)
 test: test-unit test-sim test-pages test-root test-e2e ## Run all tests (needs root or sudo)
 
 test-unit: $(READY) ## Pure functions: no privilege, no network
-	$(PYTEST) $(call FILES_AT_ONCE,2) tests/unit $(ARGS)
+	$(PYTEST) $(TWO) tests/unit $(ARGS)
 
 test-sim: $(READY) ## The protocol on a simulated network: no privilege
 	$(PYTEST) tests/sim $(ARGS)
@@ -80,7 +81,7 @@ test-pages: $(READY) ## Reports in a headless Chromium: no privilege, no network
 	$(PYTEST) tests/pages $(ARGS)
 
 test-root: $(READY) ## Real sockets, namespaces and BPF programs
-	$(SUDO) $(PYTEST) $(call FILES_AT_ONCE,2) tests/root $(ARGS)
+	$(SUDO) $(PYTEST) $(TWO) tests/root $(ARGS)
 
 test-e2e: $(READY) ## Whole topologies with unmodified programs
 	$(SUDO) $(PYTEST) tests/e2e $(ARGS)
