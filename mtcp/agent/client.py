@@ -12,6 +12,7 @@ from mtcp.address import Endpoint, FourTuple
 from mtcp.agent.events import EventLog
 from mtcp.agent.observing import Observer
 from mtcp.agent.probing import Servers
+from mtcp.agent.received import up_to_date
 from mtcp.errors import LocalProtocolError, MtcpError, RemoteProtocolError
 from mtcp.linux.datapath import Datapath, Entry, Event, EventKind
 from mtcp.linux.segments import ControlSegments, Segment, TcpFlags
@@ -129,7 +130,7 @@ class ClientConnection:
         entry = self._side.datapath.entry(self.index)
         accept = Accept(entry.next_attempt).signed(entry.key)
         try:
-            self._begun = self._side.datapath.begin(entry, server, accept.mac)
+            self._begun = up_to_date(self._side.datapath.begin(entry, server, accept.mac), self._side.sockets)
         except ValueError as e:
             raise LocalProtocolError(str(e)) from e
         return Mark(self._begun.rcv_nxt, self._begun.attempt)

@@ -43,6 +43,8 @@ class Entry:
     rcv_nxt: int  # latest acknowledgement that went out, as the server saw it
     snd_nxt: int  # end of what went out
     window: int  # of the segment that rcv_nxt is from, unscaled
+    rcv_start: int  # the first sequence number that the socket was to receive
+    seq_max: int  # end of what the current server has been seen to send
     tcp_flags: int  # all that went out, or-ed
     last_seen_ns: int  # CLOCK_MONOTONIC, as all times here
     committed_at_ns: int  # 0: was never moved
@@ -363,6 +365,8 @@ def _entry_of(index: int, memory: bytes) -> Entry:
         rcv_nxt=number(ENTRY.RCV_NXT),
         snd_nxt=number(ENTRY.SND_NXT),
         window=number(ENTRY.WINDOW),
+        rcv_start=number(ENTRY.RCV_START),
+        seq_max=layout.read(memory, SERVER.SEQ_MAX, ENTRY.SERVERS.offset + slot),
         tcp_flags=number(ENTRY.TCP_FLAGS),
         last_seen_ns=number(ENTRY.LAST_SEEN),
         committed_at_ns=number(ENTRY.COMMITTED_AT),

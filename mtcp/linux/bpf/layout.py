@@ -106,6 +106,7 @@ class ENTRY:
     HAS_GAP = Field(232, 4)  # whether the segment that went out last acknowledged data out of order (SACK)
     HIDES_GAP = Field(236, 4)  # whether such acknowledgements are about a server's data that has been left
     GAP_END = Field(240, 4)  # up to where, then
+    RCV_START = Field(244, 4)  # the first sequence number that the socket was to receive
 
 
 COUNTERS: dict[str, Field] = {

@@ -220,6 +220,7 @@ def _initialise_entry(asm: Assembler) -> None:
     macros.copy(asm, R7, current.part(SERVER.ADDRESS), FP, _STACK.CONNECTION.part(TUPLE.DESTINATION_IP))
     macros.copy(asm, R7, current.part(SERVER.PORT), FP, _STACK.CONNECTION.part(TUPLE.DESTINATION_PORT))
     asm.load(R1, R6, _OPS.RCV_NXT)
+    asm.store(R7, ENTRY.RCV_START, R1)
     asm.store(R7, ENTRY.RCV_NXT, R1)
     asm.store(R7, current.part(SERVER.SEQ_MAX), R1)
     asm.load(R1, R6, _OPS.SND_NXT)
