@@ -29,7 +29,7 @@ from typing import NamedTuple
 from mtcp.address import Endpoint, FourTuple, unpack_ip
 from mtcp.linux.bpf.asm import Field
 
-LAYOUT_VERSION = 7  # part of the names of maps; raise it whenever anything below changes
+LAYOUT_VERSION = 8  # part of the names of maps; raise it whenever anything below changes
 
 # -- TCP option (PROTOCOL.md, set-up) --
 
