@@ -18,7 +18,7 @@ from mtcp.linux.segments import Segment, TcpFlags
 from mtcp.roles.hints import HintSender
 from mtcp.roles.old_server import OldServerRole
 from mtcp.roles.server_list import Announcement
-from mtcp.snapshot import ApplicationSnapshot, KernelQueues, Refused, StateReply, compose
+from mtcp.snapshot import FIN_RECEIVED, MOVABLE, ApplicationSnapshot, KernelQueues, Refused, StateReply, compose
 from mtcp.states import OldServer
 from mtcp.wire.frames import MAX_BODY, Frame
 from mtcp.wire.options import AbortAck, AnyOption, HintReason
@@ -120,7 +120,8 @@ class ServerConnection:
 
     def end_for_client(self, fin: Segment) -> None:
         """Give the kernel the FIN that another server had from the client."""
-        self._fin_due = self._sock.fileno() >= 0 and not tcp_repair.counters(self._sock).fin_received
+        # Nor to a connection that is over: the kernel would reset the client.
+        self._fin_due = self._sock.fileno() >= 0 and tcp_repair.counters(self._sock).state in MOVABLE - FIN_RECEIVED
         if self._fin_due and self.role.state is OldServer.ESTABLISHED:
             self._side.send(fin)
 

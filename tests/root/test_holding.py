@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from types import SimpleNamespace
 from typing import cast
 
 import pytest
@@ -17,6 +18,7 @@ from mtcp.agent.holding import ServerConnection
 from mtcp.agent.server import ServerSide
 from mtcp.capsule import Capsule, Origins, Record, Snapshot
 from mtcp.linux import tcp_repair
+from mtcp.linux.segments import Segment, TcpFlags
 from mtcp.snapshot import StateReply
 from tests.root.two_hosts import Network, numbers, two_hosts, until
 
@@ -25,6 +27,7 @@ pytestmark = pytest.mark.root
 CONTENT = os.urandom(1 << 20)
 EXPORTED = 900_000
 """Bytes that the application counts as sent."""
+TCP_CLOSE = 7
 
 
 @pytest.fixture
@@ -88,6 +91,34 @@ def test_the_application_reads_all_just_before_the_freeze(network: Network, monk
     with socket.socket(fileno=os.dup(server.fileno())) as agents:
         at, unread = tcp_repair.freeze(agents)
     assert (at.received, at.read, unread, read) == (4, 4, b"", [b"data"])
+
+
+@pytest.mark.parametrize("over", [False, True])
+def test_the_clients_fin_is_repeated_while_the_connection_lasts(network: Network, over: bool) -> None:
+    """Afterwards there is no socket for it, and the kernel would answer with RST."""
+    client, server = network.connect(network.listener())
+    capsule = Capsule.create(1 << 16, 1 << 10)
+    capsule.record = Record(b"8 bytes!", Origins(0, 0, 0, 0), 0)
+    fin = Segment(tcp_repair.four_tuple_of(client), 1, 1, TcpFlags.FIN | TcpFlags.ACK, 0)
+    sent: list[Segment] = []
+
+    async def repeat() -> None:
+        watched, lifeline = os.pipe()
+        copy = socket.socket(fileno=os.dup(server.fileno()))
+        side = cast(ServerSide, SimpleNamespace(send=sent.append))
+        connection = ServerConnection(side, copy, capsule, watched, os.getpid())
+        try:
+            if over:
+                client.shutdown(socket.SHUT_WR)
+                server.shutdown(socket.SHUT_WR)
+                until(lambda: tcp_repair.counters(server).state == TCP_CLOSE)
+            connection.end_for_client(fin)
+        finally:
+            connection.release()
+            os.close(lifeline)
+
+    asyncio.run(repeat())
+    assert sent == ([] if over else [fin])
 
 
 def stuck(sock: socket.socket) -> bool:
