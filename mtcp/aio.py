@@ -30,9 +30,9 @@ class Connection:
     def discard(self, limit: int) -> int:
         return self._connection.discard(limit)
 
-    async def export_state(self, state: bytes) -> None:
+    async def export_state(self, state: bytes, hold: bool = False) -> None:
         """As of api.Connection; waits only while a move is under way."""
-        await self._until_done(lambda: self._connection.export_state(state), for_output=True)
+        await self._until_done(lambda: self._connection.export_state(state, hold), for_output=True)
 
     async def recv(self, n: int) -> bytes:
         return await self._until_done(lambda: self._connection.recv(n), for_output=False)

@@ -108,8 +108,10 @@ class Connection:
             return None
         return Imported(self._capsule.snapshot().state, self._capsule.swallow)
 
-    def export_state(self, state: bytes) -> None:
+    def export_state(self, state: bytes, hold: bool = False) -> None:
         """Record where the application is. Nothing on a plain connection.
+
+        `hold`: until the next export, the connection moves only if the application dies; attempts are refused (HELD).
 
         ValueError when `state` is larger than `listen` allowed; ConnectionMigrated when the connection has gone.
         """
@@ -119,7 +121,7 @@ class Connection:
         while True:
             with capsule.lock():
                 if capsule.is_open:
-                    capsule.export(state)
+                    capsule.export(state, hold)
                     break
             self._wait_for_outcome()
         if not capsule.is_open:

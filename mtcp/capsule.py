@@ -39,6 +39,8 @@ _SLOT_AT = (128, 160)
 _RECORD_VERSION = 1
 _RECORD_AT, _RECORD = 264, struct.Struct("=8sIIIIq")
 _HANDOVER_AT, _HANDOVER = 320, struct.Struct("=IIHB1x16s8s")
+_ENDED, _HELD = 1, 2
+"""Bits of a slot's second word."""
 CLIENT_ENDED, TO_END = 1, 2
 """Of a connection taken: another server had the client's FIN; ours follows what is parked."""
 _OPEN = bytes(4)
@@ -64,6 +66,8 @@ class Snapshot:
     snd_offset: int
     ended: bool = False
     """Whether the application had ended its output."""
+    held: bool = False
+    """Whether the connection stays where it is as long as its application lives."""
 
 
 class Origins(NamedTuple):
@@ -275,14 +279,15 @@ class Capsule:
 
     # -- snapshots
 
-    def export(self, state: bytes) -> None:
+    def export(self, state: bytes, held: bool = False) -> None:
         """Record `state` at the present offsets and drop the read log before it. Hold the lock.
 
         ValueError when the state is larger than the capsule's bound.
         """
         if len(state) > self.state_max:
             raise ValueError(f"state of {len(state)} bytes; listen(state_max=...) allows {self.state_max}")
-        self.put_snapshot(Snapshot(state, self.read_offset, self.write_offset - self.swallow, bool(self.ended)))
+        snd_offset = self.write_offset - self.swallow
+        self.put_snapshot(Snapshot(state, self.read_offset, snd_offset, bool(self.ended), held))
         self._overflow = 0
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
@@ -290,20 +295,22 @@ class Capsule:
         slot = 1 - (self._current & 1)
         at = _HEADER_END + slot * self.state_max
         self.memory[at : at + len(snapshot.state)] = snapshot.state
-        header = len(snapshot.state), snapshot.ended, snapshot.rcv_offset, snapshot.snd_offset
+        bits = snapshot.ended * _ENDED | snapshot.held * _HELD
+        header = len(snapshot.state), bits, snapshot.rcv_offset, snapshot.snd_offset
         _SLOT.pack_into(self.memory, _SLOT_AT[slot], *header)
         self._current = slot
 
     def snapshot(self, largest: int | None = None) -> Snapshot:
         """The current snapshot; CapsuleError when its length is impossible, TooLarge when it is over `largest`."""
         slot = self._current & 1
-        length, ended, rcv_offset, snd_offset = _SLOT.unpack_from(self.memory, _SLOT_AT[slot])
+        length, bits, rcv_offset, snd_offset = _SLOT.unpack_from(self.memory, _SLOT_AT[slot])
         if length > self.state_max:
             raise CapsuleError(f"state of {length} bytes in a slot of {self.state_max}")
         if largest is not None and length > largest:
             raise TooLarge(f"state of {length} bytes, at most {largest} travel")
         at = _HEADER_END + slot * self.state_max
-        return Snapshot(self.memory[at : at + length], rcv_offset, snd_offset, bool(ended))
+        state = self.memory[at : at + length]
+        return Snapshot(state, rcv_offset, snd_offset, bool(bits & _ENDED), bool(bits & _HELD))
 
     def _rcv_offset_snapshot(self) -> int:
         offset: int = _SLOT.unpack_from(self.memory, _SLOT_AT[self._current & 1])[2]

@@ -47,6 +47,8 @@ class Reason(IntEnum):
     """A server asks for another server's move (not in the papers)."""
     DRAINING = 14
     """The new server is being drained itself (not in the papers)."""
+    HELD = 15
+    """The application has exported a state with `hold` (not in the papers)."""
 
     @property
     def advice(self) -> str:
@@ -73,4 +75,5 @@ _ADVICE = {
     Reason.NOT_ALLOWED: "a server may ask only for connections that move to its own service address; "
     "have all servers the same pool file?",
     Reason.DRAINING: "the new server is being drained; choose another one, or wait until its `mtcp drain` has ended",
+    Reason.HELD: "the application holds the connection, for what it does now cannot move; try again later",
 }

@@ -227,6 +227,8 @@ class ServerConnection:
         origins = self._origins
         # The capsule's contents are the application's word: nothing is copied before its size is known to be bearable.
         snapshot = self._capsule.snapshot(LARGEST_STATE)
+        if snapshot.held and self.has_application:
+            raise Refused(Reason.HELD)
         if at.read - snapshot.rcv_offset > LARGEST_STATE:
             raise Refused(Reason.TOO_LARGE)
         application = ApplicationSnapshot(

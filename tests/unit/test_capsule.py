@@ -89,6 +89,16 @@ def test_export_drops_the_log_before_it(capsule: Capsule) -> None:
     assert capsule.snapshot() == Snapshot(b"here", 16, 0)
 
 
+def test_held_until_the_next_export(capsule: Capsule) -> None:
+    agent = agent_view(capsule)
+    capsule.ended = 1
+    capsule.export(b"busy", held=True)
+    assert agent.snapshot() == Snapshot(b"busy", 0, 0, ended=True, held=True)
+    capsule.export(b"idle")
+    assert agent.snapshot() == Snapshot(b"idle", 0, 0, ended=True)
+    agent.close()
+
+
 def test_overflow_until_the_next_export(capsule: Capsule) -> None:
     receive(capsule, b"0" * 16)
     assert not capsule.overflowed
