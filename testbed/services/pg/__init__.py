@@ -1,0 +1,1 @@
+"""A front-end of PostgreSQL whose clients' connections move: see docs/postgres.md."""

@@ -1,0 +1,81 @@
+"""What of a session moves with its connection."""
+
+from __future__ import annotations
+
+import json
+import struct
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+_LENGTH = struct.Struct("!I")
+_BLOBS = ("startup", "unit", "answer", "pending", "input")
+
+
+@dataclass
+class State:
+    """See `pg.session` for what each means to whoever goes on from it. Bytes in texts are Latin-1."""
+
+    startup: bytes = b""
+    """The client's start-up packet."""
+    key: tuple[int, int] = (0, 0)
+    """With which the client can cancel."""
+    status: str = "I"
+    """Of the transaction, as in ReadyForQuery: I none, T one, E one that has failed."""
+    streaming: str = ""
+    """"simple" or "extended": the client has a part of the answer under way, and there is no way to make the rest."""
+    doubt: str = ""
+    """The transaction that is about to be committed (xid8): its outcome decides."""
+    unit: bytes = b""
+    """The statements to run again if it was not committed; none: the client is told."""
+    answer: bytes = b""
+    """What the client gets if it was."""
+    unsafe: bool = False
+    """Something is under way whose outcome nobody can find out."""
+    bound: list[str] = field(default_factory=list)
+    """What of the session lives and dies with its backend."""
+    settings: dict[str, str] = field(default_factory=dict)
+    """By SET, in this session."""
+    custom: list[str] = field(default_factory=list)
+    """Names of settings that the catalogue does not list."""
+    prepared: dict[str, bytes] = field(default_factory=dict)
+    """The Parse message of every prepared statement."""
+    prepared_by_sql: dict[str, str] = field(default_factory=dict)
+    """The PREPARE of the others."""
+    reported: dict[str, str] = field(default_factory=dict)
+    """What the client has been told of the server's parameters."""
+    pending: bytes = b""
+    """Output that follows this state in the stream to the client, which may have a part of it."""
+    input: bytes = b""
+    """From the client, read and not dealt with."""
+
+    @property
+    def hold(self) -> bool:
+        """Whether the session must stay where it is, if that can be had."""
+        return self.status != "I" or bool(self.streaming or self.doubt or self.unsafe or self.bound)
+
+    def dump(self) -> bytes:
+        values = asdict(self)
+        blobs = [values.pop(name) for name in _BLOBS]
+        values["prepared"] = {name: raw.decode("latin-1") for name, raw in self.prepared.items()}
+        parts = [json.dumps(values, separators=(",", ":")).encode(), *blobs]
+        return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+
+    @classmethod
+    def load(cls, data: bytes) -> State:
+        """ValueError when it is no state."""
+        parts, at = [], 0
+        while at < len(data):
+            if len(data) < at + 4:
+                raise ValueError("a session's state is cut short")
+            end = at + 4 + _LENGTH.unpack_from(data, at)[0]
+            parts.append(data[at + 4 : end])
+            at = end
+        if at != len(data) or len(parts) != 1 + len(_BLOBS):
+            raise ValueError("a session's state has other parts")
+        values: dict[str, Any] = json.loads(parts[0]) | dict(zip(_BLOBS, parts[1:], strict=True))
+        values["prepared"] = {name: raw.encode("latin-1") for name, raw in values["prepared"].items()}
+        values["key"] = tuple(values["key"])
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ValueError(f"a session's state of another version: {error}") from None
