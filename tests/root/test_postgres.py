@@ -2,17 +2,31 @@
 
 from __future__ import annotations
 
+import contextlib
+import json
+import os
+import random
+import signal
+import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from mtcp.errors import MtcpError
 from testbed import sandbox
-from testbed.processes import checked
-from tests.root.scene import SERVERS, Scene
+from testbed.processes import PATIENCE, checked
+from tests.root.scene import SERVERS, Outcome, Scene
 from topologies.database import PLAIN_PORT, running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(300 if sandbox.inside() else 1200)]
+
+SEED = int(os.environ.get("MTCP_TEST_SEED", "1"))
+KILLS = 6
+KEPT = os.environ.get("MTCP_TEST_KEEP")
+"""Directory for captures and logs; without it they go with the test."""
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +35,7 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
     if not sandbox.inside():
         yield None
         return
-    directory = tmp_path_factory.mktemp("scene")
+    directory = Path(KEPT) if KEPT else tmp_path_factory.mktemp("scene")
     with running(big=1_000_000, logs=directory) as net, Scene.of(net, directory) as scene:
         yield scene
 
@@ -61,3 +75,85 @@ def test_psql_moves(scene: Scene) -> None:
         client.tell("\\q")
         client.result()
     scene.judge(connection, outcomes)
+
+
+def ledger(scene: Scene, what: str, *options: str | Path) -> list[str]:
+    """The command of the ledger's client, through the front-end of plain TCP unless told otherwise."""
+    return [sys.executable, "-m", "testbed.clients.ledger", what, "--host", SERVERS[0], *map(str, options)]
+
+
+def move_about(scene: Scene, connections: list[str], count: int, seed: int) -> dict[str, list[Outcome]]:
+    """`count` moves at random instants of random ones, and at least two of each; what was refused must be HELD."""
+    draw, kept = random.Random(seed), list[Outcome]()
+    moved: dict[str, list[Outcome]] = {connection: [] for connection in connections}
+    deadline = time.monotonic() + 60 * PATIENCE
+    while sum(map(len, moved.values())) < count or min(map(len, moved.values())) < 2:
+        assert time.monotonic() < deadline, f"{moved}, {len(kept)} attempts refused: {kept[-3:]}"
+        time.sleep(draw.uniform(0, 0.01))
+        connection = draw.choice(connections)
+        try:
+            outcome = scene.move(connection)
+        except MtcpError:  # its last move is still being completed
+            continue
+        (moved[connection] if outcome["outcome"] == "moved" else kept).append(outcome)
+    assert kept and all(outcome["reason"].startswith("HELD") for outcome in kept), kept
+    return moved
+
+
+def test_ledger(scene: Scene, tmp_path: Path) -> None:
+    """All ways to use the database, under moves: no error at all, and the books agree."""
+    plain = ("--port", str(PLAIN_PORT))
+    checked(scene.net.client, *ledger(scene, "prepare", *plain))
+    with scene.watched("ledger"):
+        client = scene.client(*ledger(scene, "run", "--sessions", "8", "--seconds", "100", "--think", "0.005"))
+        connections = scene.wait_for_connections(8)
+        moved = move_about(scene, connections, 100, seed=1)
+        assert client.process.stdin is not None
+        said = tmp_path / "said.json"
+        said.write_text(client.result())
+    books = json.loads(said.read_text())
+    checked(scene.net.client, *ledger(scene, "check", *plain, "--said", said))
+    assert set(books["outcomes"]) == {"acknowledged"}
+    assert books["outcomes"]["acknowledged"] > 100
+    for connection, outcomes in moved.items():
+        scene.judge(connection, outcomes, connections=8)
+
+
+def test_killed_front_ends(scene: Scene, tmp_path: Path) -> None:
+    """A front-end dies at any point of any transaction, its sessions move to the other, and it is started again."""
+    plain = ("--port", str(PLAIN_PORT))
+    checked(scene.net.client, *ledger(scene, "prepare", *plain))
+    draw = random.Random(SEED)
+    with scene.watched("killed"):
+        client = scene.client(*ledger(scene, "run", "--sessions", "8", "--seconds", "200"))
+        connections = scene.wait_for_connections(8)
+        for n in range(KILLS):
+            time.sleep(draw.uniform(0.2, 0.5))
+            at, other = (scene.net.s1, scene.net.s2) if n % 2 == 0 else (scene.net.s2, scene.net.s1)
+            scene.net.pool.programs[f"postgres-{at}"].stop(signal.SIGKILL)
+            rescue(scene, connections, at, other)
+            scene.net.start_front_end(at)
+        said = tmp_path / "said.json"
+        said.write_text(client.result())
+    books = json.loads(said.read_text())
+    checked(scene.net.client, *ledger(scene, "check", *plain, "--said", said))
+    assert books["outcomes"].keys() <= {"acknowledged", "40001", "25P02", "08007"}, books["outcomes"]
+    assert books["outcomes"]["acknowledged"] > 100
+    for connection in connections:
+        assert scene.seen(connection).handshakes == 1 and scene.seen(connection).resets == 0
+
+
+def rescue(scene: Scene, connections: list[str], dead: Any, other: Any) -> None:
+    """Move all that are at the `dead` front-end's server to the other."""
+    deadline = time.monotonic() + 20 * PATIENCE
+    while True:
+        rows = scene.connections()
+        if ended := [name for name in connections if name not in rows]:
+            raise AssertionError(f"{ended} ended: {scene.clients[0].result()}")
+        left = [name for name in connections if rows[name]["current"].startswith(f"{dead.IP()}:")]
+        if not left:
+            return
+        for connection in left:
+            with contextlib.suppress(MtcpError):  # it has only just come here
+                outcome = scene.move(connection, other.IP())
+                assert time.monotonic() < deadline, outcome

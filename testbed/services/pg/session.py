@@ -59,6 +59,8 @@ class Session:
         self._lost = False
         self._skipping = False
         """Whether everything up to Sync is to be ignored, as after any error."""
+        self._aborted = False
+        """Whether the backend ignores everything up to Sync."""
         self._dirty = False
         """Whether the session may have changed beside its transaction since it was last looked at."""
 
@@ -129,6 +131,7 @@ class Session:
         yield from restoring.restore(self.backend, state)
         said = [protocol.parameter_status(*each) for each in self.backend.reported.items() - state.reported.items()]
         state.reported = dict(self.backend.reported)
+        self.backend.changed.clear()
         bound, doubtful, unsafe, streaming = state.bound, state.doubt, state.unsafe, state.streaming
         state.bound, state.doubt, state.unsafe, state.streaming = [], "", False, ""
         if committed:
@@ -143,7 +146,7 @@ class Session:
                 state.status = "I"
             if state.status != "I":
                 yield from self._fail_transaction()
-            self._skipping = streaming == "extended"
+            self._skipping = streaming == "sync"
             if not self._skipping:
                 said.append(protocol.ready(state.status))
         elif state.status != "I":
@@ -236,6 +239,11 @@ class Session:
 
     def _perform(self, unit: Unit) -> Steps[None]:
         kind, state = unit.statement.kind, self.state
+        if state.streaming and not unit.flush:
+            state.streaming = "ready"
+        if unit.flush and (self._aborted or len(unit.messages) == 1):
+            return  # nothing is to be had
+        self._aborted = False
         if self._skipping:
             if not unit.flush:
                 self._skipping = False
@@ -264,7 +272,7 @@ class Session:
             self.state.streaming, self.state.unsafe = "", False
             yield from self._look(unit)
         else:
-            self.state.streaming = "extended"
+            self.state.streaming = "sync"
         ready = [protocol.ready(answer.status)] if answer.status else []
         yield from self._deliver(*(message.raw for message in answer), *ready)
 
@@ -284,14 +292,13 @@ class Session:
             answer.append(message)
             size += len(message.raw)
             if message.kind == "G" or size > PIECE:
-                self.state.streaming = "simple" if unit.simple else "extended"
+                self.state.streaming = "sync" if unit.flush or (message.kind == "G" and not unit.simple) else "ready"
                 yield from self._deliver(*(each.raw for each in answer))
                 answer.clear()
                 size = 0
             if message.kind == "G":
                 yield from self._copy_in(unit)
-        if unit.flush and answer.error is not None:
-            self._skipping = True
+        self._aborted = unit.flush and answer.error is not None
         return answer
 
     def _read(self, answer: Section) -> Steps[Message]:
@@ -310,6 +317,7 @@ class Session:
                 yield Ask(message.raw)
                 unexported += len(message.raw)
                 if (message.kind in "cf" and unit.simple) or message.kind == "S":
+                    self.state.streaming = "ready"
                     return
             if unexported > PIECE and len(self.client.rest) <= REPEATABLE:
                 self.state.pending = b""
@@ -400,7 +408,7 @@ class Session:
         """What nobody can trace."""
         self.state.unsafe, self.state.pending = True, b""
         if unit.flush:
-            self.state.streaming = "extended"
+            self.state.streaming = "sync"
         yield from self._export()
         yield from self._plain(unit)
 

@@ -22,7 +22,8 @@ class State:
     status: str = "I"
     """Of the transaction, as in ReadyForQuery: I none, T one, E one that has failed."""
     streaming: str = ""
-    """"simple" or "extended": the client has a part of the answer under way, and there is no way to make the rest."""
+    """The client has a part of an answer, and there is no way to make the rest: "ready" when an error and ReadyForQuery
+    end it, "sync" when the client has still to send Sync before the latter."""
     doubt: str = ""
     """The transaction that is about to be committed (xid8): its outcome decides."""
     unit: bytes = b""
