@@ -1,4 +1,4 @@
-"""The experiments that are one run in one sandbox: `handover | bench | soak | chain`."""
+"""The experiments that are one run in one sandbox: `handover | bench | soak | chain | soak-postgres`."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
+from experiments import postgres_soak
 from experiments.bench import bench
 from experiments.handover import Handover, perform
 from experiments.judging import judge, judge_bench, judge_soak, summary
+from experiments.postgres_soak import DatabaseSoak
 from experiments.soak import Soak, chain, soak
 from testbed import doctor, sandbox
 from testbed.fidelity import Limits, Monitor
@@ -40,6 +42,12 @@ def add_commands(commands: Any) -> None:
         command.add_argument("--bw", type=float, default=200.0, metavar="MBIT", help="of each link")
         command.add_argument("--seed", type=int, default=1)
         command.set_defaults(run=perform_one, act=_soak, name=name, rounds=act)
+    command = commands.add_parser("soak-postgres", help="sessions of PostgreSQL move while front-ends are killed")
+    command.add_argument("--migrations", type=_positive, default=2000)
+    command.add_argument("--kills", type=int, default=20, help="of front-ends")
+    command.add_argument("--sessions", type=_positive, default=8)
+    command.add_argument("--seed", type=int, default=1)
+    command.set_defaults(run=perform_one, act=_soak_postgres)
 
 
 def perform_one(options: argparse.Namespace, console: Console) -> int:
@@ -84,6 +92,13 @@ def _soak(options: argparse.Namespace, console: Console) -> int:
     return 0 if run.metadata["verdict"] == "succeeded" else 1
 
 
+def _soak_postgres(options: argparse.Namespace, console: Console) -> int:
+    setting = DatabaseSoak(options.migrations, options.kills, options.sessions, seed=options.seed)
+    with Run("soak-postgres", scenario="soak-postgres", mechanism="mtcp", factors=asdict(setting)) as run:
+        postgres_soak.soak(run, setting, console)
+    return _show(run, "summary.json", console)
+
+
 def _show(run: Run, result: str, console: Console) -> int:
     """Print the figures; the exit status that they mean."""
     figures = summary(run)
@@ -97,6 +112,7 @@ def _show(run: Run, result: str, console: Console) -> int:
             "gap_ms",
             "handshake_ms",
             "kept_reasons",
+            "outcomes",
             "causes",
             "worst",
             "lost_by_kind",

@@ -64,7 +64,15 @@ def start(host: Any, logs: Path) -> Program:
         rules.write("host all all 0.0.0.0/0 trust\nhost all all ::/0 trust\n")
     options = [word for name, value in SETTINGS.items() for word in ("-c", f"{name}={value}")]
     # Its System V memory would outlive it if it were killed.
-    command = ["unshare", "--ipc", *_as_user(), program("postgres"), "-D", directory / "data", *options]
+    command: list[str | Path] = [
+        "unshare",
+        "--ipc",
+        *_as_user(),
+        program("postgres"),
+        "-D",
+        directory / "data",
+        *options,
+    ]
     server = Program(host, command, logs / f"postgresql-{host}.log")
     _wait(host, server)
     return server

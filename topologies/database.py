@@ -39,9 +39,9 @@ AT_DATABASE = {"s1": ("10.2.1.1", "10.2.1.9"), "s2": ("10.2.2.2", "10.2.2.9")}
 class WithDatabase(two_servers.TwoServers):
     """The network drawn above."""
 
-    def build(self, **ways: Any) -> None:
-        """Called by Mininet's Topo. `ways`: those of two_servers."""
-        super().build(**ways)
+    def build(self, *args: Any, **ways: Any) -> None:
+        """Called by Mininet's Topo, with the parameters of two_servers."""
+        super().build(*args, **ways)
         self.other("db", AT_DATABASE["s1"][1])
         for server, (own, its) in AT_DATABASE.items():
             self.link(server, "db", {}, params1={"ip": f"{own}/24"}, params2={"ip": f"{its}/24"})
@@ -65,7 +65,14 @@ class Running(two_servers.Running):
         """(Again) on a server; `plain`: the one without M-TCP."""
         port = PLAIN_PORT if plain else PORT
         peers = [f"{address}:{port}" for name, address in self.addresses.items() if name != server.name]
-        options = ["--port", port, "--database", f"{AT_DATABASE[server.name][1]}:{database.PORT}", "--peers", *peers]
+        options: list[str | int] = [
+            "--port",
+            port,
+            "--database",
+            f"{AT_DATABASE[server.name][1]}:{database.PORT}",
+            "--peers",
+            *peers,
+        ]
         name = "plain-postgres" if plain else "postgres"
         self.pool.serve([server], "postgres", *options, *(["--plain"] if plain else []), name=name)
 

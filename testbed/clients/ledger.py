@@ -177,7 +177,7 @@ def check(conninfo: str, said: dict[str, Any]) -> list[str]:
     """As `faults`, of what the database has."""
     with psycopg.connect(conninfo) as connection:
         lines = connection.execute("SELECT session, number, account, amount FROM ledger ORDER BY entry").fetchall()
-        balances = dict(connection.execute("SELECT id, balance FROM accounts").fetchall())
+        balances: dict[int, int] = dict(connection.execute("SELECT id, balance FROM accounts").fetchall())
     return faults(said, lines, balances)
 
 

@@ -132,8 +132,9 @@ class Session:
         said = [protocol.parameter_status(*each) for each in self.backend.reported.items() - state.reported.items()]
         state.reported = dict(self.backend.reported)
         self.backend.changed.clear()
-        bound, doubtful, unsafe, streaming = state.bound, state.doubt, state.unsafe, state.streaming
-        state.bound, state.doubt, state.unsafe, state.streaming = [], "", False, ""
+        bound = state.bound_then if committed else state.bound
+        doubtful, unsafe, streaming = state.doubt, state.unsafe, state.streaming
+        state.bound, state.bound_then, state.doubt, state.unsafe, state.streaming = [], [], "", False, ""
         if committed:
             said.append(state.answer)
             state.status = "I"
@@ -366,13 +367,16 @@ class Session:
     def _commit_ours(self, unit: Unit, answer: Section, xid: str | None) -> Steps[None]:
         """Commit the transaction around the unit; `xid`: None when it has written nothing."""
         state = self.state
+        bound = state.bound
         yield from self._look(unit)
         if xid is not None:
             raw = unit.raw
+            state.bound, state.bound_then = bound, state.bound
             state.doubt, state.pending = xid, b""
             state.unit = raw if not state.streaming and len(raw) <= REPEATABLE else b""
             state.answer = b"".join(message.raw for message in answer) + protocol.ready("I")
             yield from self._export()
+            state.bound, state.bound_then = state.bound_then, []
         done = yield from self.backend.run(backend.COMMIT)
         state.doubt, state.unit, state.answer = "", b"", b""
         if done.error is not None:
@@ -394,11 +398,9 @@ class Session:
         if xid.rows[0][0] is not None:
             state.doubt, state.pending, state.unit = xid.rows[0][0], b"", b""
             state.answer = unit.committed()
-            bound, dirty = list(state.bound), self._dirty
-            if dirty:
-                state.bound = [*bound, "settings"]
+            state.bound_then = [*state.bound, *(["settings"] if self._dirty else [])]
             yield from self._export()
-            state.bound = bound
+            state.bound_then = []
         yield from self._ask(unit)
         answer = yield from self._answer(unit)
         state.doubt, state.answer = "", b""

@@ -34,6 +34,8 @@ class State:
     """Something is under way whose outcome nobody can find out."""
     bound: list[str] = field(default_factory=list)
     """What of the session lives and dies with its backend."""
+    bound_then: list[str] = field(default_factory=list)
+    """The same, if the doubtful transaction was committed."""
     settings: dict[str, str] = field(default_factory=dict)
     """By SET, in this session."""
     custom: list[str] = field(default_factory=list)
