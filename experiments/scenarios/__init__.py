@@ -19,6 +19,7 @@ def all_scenarios() -> dict[str, type[Scenario]]:
     from experiments.scenarios.every_send import EverySend
     from experiments.scenarios.overhead import Overhead
     from experiments.scenarios.overload import Overload
+    from experiments.scenarios.postgres import Postgres
     from experiments.scenarios.recursive import Recursive
     from experiments.scenarios.state_size import StateSize
     from experiments.scenarios.streaming import Streaming
@@ -26,5 +27,6 @@ def all_scenarios() -> dict[str, type[Scenario]]:
 
     kinds = (
         Overload, Congestion, Dos, Streaming, Crash, Drain, Recursive, WanScenario, StateSize, EverySend, Overhead,
+        Postgres,
     )  # fmt: skip
     return {kind.name: kind for kind in kinds}
