@@ -33,7 +33,7 @@ class Postgres(Scenario):
         **LINKS,
         **TIMES,
         "rtt": Factor(4.0, "round-trip time between client and server [ms]"),
-        "cores": Factor(0.02, "of a processor that S1 is left with", least=0.001),
+        "cores": Factor(0.004, "of a processor that S1 is left with", least=0.001),
         "mode": Factor("transaction", "how it asks", choices=(
             "simple", "extended", "transaction", "pipeline",
         )),

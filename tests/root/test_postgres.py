@@ -18,6 +18,7 @@ import pytest
 from mtcp.errors import MtcpError
 from testbed import sandbox
 from testbed.processes import PATIENCE, checked
+from tests.root.corners import wait_until
 from tests.root.scene import SERVERS, Outcome, Scene
 from topologies.database import PLAIN_PORT, running
 
@@ -157,3 +158,101 @@ def rescue(scene: Scene, connections: list[str], dead: Any, other: Any) -> None:
             with contextlib.suppress(MtcpError):  # it has only just come here
                 outcome = scene.move(connection, other.IP())
                 assert time.monotonic() < deadline, outcome
+
+
+def psql(scene: Scene, *commands: str) -> list[str]:
+    """What they say, through the front-end of plain TCP."""
+    words = [word for command in commands for word in ("-c", command)]
+    said = checked(
+        scene.net.client, "psql", "-X", "-h", SERVERS[0], "-p", str(PLAIN_PORT), "-U", "postgres", "-At", *words
+    )
+    return said.splitlines()
+
+
+@pytest.mark.parametrize("protocol", ["simple", "extended", "prepared"])
+def test_pgbench_moves(scene: Scene, protocol: str) -> None:
+    """Its own transactions, not one of which fails, and its own invariant."""
+    where = ["-h", SERVERS[0], "-U", "postgres"]
+    checked(scene.net.client, "pgbench", *where, "-p", str(PLAIN_PORT), "-i", "-q", "postgres")
+    with scene.watched("pgbench"):
+        client = scene.client("pgbench", *where, "-n", "-c", "2", "-M", protocol, "-t", "200", "-R", "40", "postgres")
+        connections = scene.wait_for_connections(2)
+        moved = move_about(scene, connections[-2:], 10, SEED)
+        said = client.result()
+    assert "number of failed transactions: 0 (0.000%)" in said
+    sums = [f"(SELECT sum({column}) FROM {table})" for column, table in (
+        ("abalance", "pgbench_accounts"), ("tbalance", "pgbench_tellers"), ("bbalance", "pgbench_branches"),
+        ("delta", "pgbench_history"),
+    )]  # fmt: skip
+    [line] = psql(scene, f"SELECT (SELECT count(*) FROM pgbench_history), {', '.join(sums)}")
+    count, *balances = line.split("|")
+    assert count == "400" and len(set(balances)) == 1
+    for connection, outcomes in moved.items():
+        scene.judge(connection, outcomes, connections=scene.opened())
+
+
+def test_cancelled_after_a_move(scene: Scene) -> None:
+    """The client asks the server that it began with; the session is at the other."""
+    with scene.watched("cancel"):
+        client = scene.client("psql", "-X", "-h", SERVERS[0], "-U", "postgres", "-At")
+        client.tell("SELECT 1;")
+        assert client.line() == "1"
+        [connection] = scene.wait_for_connections()
+        outcome = scene.move(connection)
+        client.tell("SELECT pg_sleep(600) /* long */;")
+        wait_until(lambda: psql(scene, LONG) == ["1"], "the statement runs")
+        client.process.send_signal(signal.SIGINT)
+        _, err = client.process.communicate(timeout=20 * PATIENCE)
+        assert b"ERROR:  canceling statement due to user request" in err
+    scene.judge(connection, [outcome], connections=scene.opened())
+
+
+LONG = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE query LIKE '%/* long */%' AND pid <> pg_backend_pid() AND state = 'active'"
+)
+BOUND = {
+    "open cursors": ("DECLARE mine CURSOR WITH HOLD FOR SELECT 1;", "CLOSE mine;"),
+    "LISTEN": ("LISTEN mine;", "UNLISTEN mine;"),
+    "temporary tables": ("CREATE TEMP TABLE mine (a int);", "DROP TABLE mine;"),
+    "advisory locks": ("SELECT FROM pg_advisory_lock(7);", "SELECT FROM pg_advisory_unlock(7);"),
+}
+
+
+@pytest.mark.parametrize("name", BOUND)
+def test_held(scene: Scene, name: str) -> None:
+    """A session with something that lives in its backend stays until that has gone."""
+    begin, end = BOUND[name]
+    with scene.watched("held"):
+        client = scene.client("psql", "-X", "-q", "-h", SERVERS[0], "-U", "postgres", "-At")
+        client.tell(begin + "\n\\echo begun")
+        while client.line() != "begun":
+            pass
+        [connection] = scene.wait_for_connections()
+        kept = scene.move(connection)
+        assert kept["outcome"] == "kept" and kept["reason"].startswith("HELD")
+        client.tell(end + "\n\\echo ended")
+        while client.line() != "ended":
+            pass
+        outcome = scene.move(connection)
+        client.tell("SELECT 3;")
+        assert client.line() == "3"
+        client.tell("\\q")
+        client.result()
+    scene.judge(connection, [outcome])
+
+
+def test_told_when_what_was_held_is_lost(scene: Scene) -> None:
+    with scene.watched("lost"):
+        client = scene.client("psql", "-X", "-q", "-h", SERVERS[0], "-U", "postgres", "-At")
+        client.tell("CREATE TEMP TABLE mine (a int);\n\\echo begun")
+        assert client.line() == "begun"
+        [connection] = scene.wait_for_connections()
+        scene.net.pool.programs["postgres-s1"].stop(signal.SIGKILL)
+        assert scene.move(connection)["outcome"] == "moved"
+        client.tell("SELECT 3;")
+        out, err = client.process.communicate(timeout=20 * PATIENCE)
+        assert b"FATAL:  terminating connection because the server has ended that had its temporary tables" in err
+        assert out == b""
+    assert scene.seen(connection).handshakes == 1
+    scene.net.start_front_end(scene.net.s1)
