@@ -11,8 +11,9 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help setup doctor test coverage test-unit test-sim test-pages test-root test-e2e test-vm lint format bench fuzz faults soak \
-        soak-chain soak-postgres bench-testbed bench-analysis experiment experiment-all experiment-handover topology report clean clean-results
+.PHONY: help setup doctor test coverage test-unit test-sim test-pages test-root test-e2e test-vm lint format bench \
+        fuzz faults soak soak-chain soak-postgres bench-postgres bench-testbed bench-analysis experiment \
+        experiment-all experiment-handover topology report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -45,6 +46,9 @@ soak: $(READY) ## 5,000 moves of many connections while 2 % of all packets are l
 
 soak-postgres: $(READY) ## 2,000 moves of PostgreSQL sessions while front-ends are killed; the ledger must agree
 	$(SUDO) $(BIN)/python -m experiments soak-postgres $(ARGS)
+
+bench-postgres: $(READY) ## Measure what M-TCP adds to a transaction that does not move: pgbench
+	$(SUDO) $(BIN)/python -m experiments bench-postgres $(ARGS)
 
 soak-chain: $(READY) ## 1,000 moves in one connection over three servers, each decided when the last commits
 	$(SUDO) $(BIN)/python -m experiments chain $(ARGS)

@@ -1,4 +1,5 @@
-"""The experiments that are one run in one sandbox: `handover | bench | soak | chain | soak-postgres`."""
+"""The experiments that are one run in one sandbox: `handover | bench | soak | chain | soak-postgres |
+bench-postgres`."""
 
 from __future__ import annotations
 
@@ -9,10 +10,11 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from experiments import postgres_soak
+from experiments import postgres_bench, postgres_soak
 from experiments.bench import bench
 from experiments.handover import Handover, perform
 from experiments.judging import judge, judge_bench, judge_soak, summary
+from experiments.postgres_bench import DatabaseBench
 from experiments.postgres_soak import DatabaseSoak
 from experiments.soak import Soak, chain, soak
 from testbed import doctor, sandbox
@@ -48,6 +50,10 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--sessions", type=_positive, default=8)
     command.add_argument("--seed", type=int, default=1)
     command.set_defaults(run=perform_one, act=_soak_postgres)
+    command = commands.add_parser("bench-postgres", help="what M-TCP adds to a transaction that does not move")
+    command.add_argument("--pairs", type=_positive, default=8, help="of rounds of pgbench, with M-TCP and without")
+    command.add_argument("--transactions", type=_positive, default=400, help="of each round")
+    command.set_defaults(run=perform_one, act=_bench_postgres)
 
 
 def perform_one(options: argparse.Namespace, console: Console) -> int:
@@ -99,6 +105,13 @@ def _soak_postgres(options: argparse.Namespace, console: Console) -> int:
     return _show(run, "summary.json", console)
 
 
+def _bench_postgres(options: argparse.Namespace, console: Console) -> int:
+    setting = DatabaseBench(options.pairs, options.transactions)
+    with Run("bench-postgres", scenario="bench-postgres", mechanism="mtcp", factors=asdict(setting)) as run:
+        postgres_bench.bench(run, setting, console)
+    return _show(run, "summary.json", console)
+
+
 def _show(run: Run, result: str, console: Console) -> int:
     """Print the figures; the exit status that they mean."""
     figures = summary(run)
@@ -113,6 +126,7 @@ def _show(run: Run, result: str, console: Console) -> int:
             "handshake_ms",
             "kept_reasons",
             "outcomes",
+            "latency",
             "causes",
             "worst",
             "lost_by_kind",

@@ -4,11 +4,18 @@ from __future__ import annotations
 
 import json
 import struct
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import Any
 
 _LENGTH = struct.Struct("!I")
 _BLOBS = ("startup", "unit", "answer", "pending", "input")
+_LASTING = ("key", "settings", "custom", "prepared", "prepared_by_sql", "reported")
+_PASSING = ("status", "streaming", "doubt", "unsafe", "bound", "bound_then")
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
+
+
+def _encode(values: dict[str, Any]) -> bytes:
+    return _ENCODER.encode(values).encode()
 
 
 @dataclass
@@ -50,6 +57,8 @@ class State:
     """Output that follows this state in the stream to the client, which may have a part of it."""
     input: bytes = b""
     """From the client, read and not dealt with."""
+    _encoded: bytes = field(default=b"", init=False, repr=False, compare=False)
+    _encoded_of: tuple[Any, ...] = field(default=(), init=False, repr=False, compare=False)
 
     @property
     def hold(self) -> bool:
@@ -57,11 +66,19 @@ class State:
         return self.status != "I" or bool(self.streaming or self.doubt or self.unsafe or self.bound)
 
     def dump(self) -> bytes:
-        values = asdict(self)
-        blobs = [values.pop(name) for name in _BLOBS]
-        values["prepared"] = {name: raw.decode("latin-1") for name, raw in self.prepared.items()}
-        parts = [json.dumps(values, separators=(",", ":")).encode(), *blobs]
-        return b"".join(_LENGTH.pack(len(part)) + part for part in parts)
+        lasting = self._lasting()
+        if lasting != self._encoded_of:
+            # Compared with copies: most of it is the same from one answer to the next, and encoding takes its time.
+            self._encoded_of = tuple(each if isinstance(each, tuple) else each.copy() for each in lasting)
+            values = dict(zip(_LASTING, lasting, strict=True))
+            values["prepared"] = {name: raw.decode("latin-1") for name, raw in self.prepared.items()}
+            self._encoded = _encode(values)
+        passing = _encode({name: getattr(self, name) for name in _PASSING})
+        parts = [self._encoded, passing, self.startup, self.unit, self.answer, self.pending, self.input]
+        return b"".join([piece for part in parts for piece in (_LENGTH.pack(len(part)), part)])
+
+    def _lasting(self) -> tuple[Any, ...]:
+        return self.key, self.settings, self.custom, self.prepared, self.prepared_by_sql, self.reported
 
     @classmethod
     def load(cls, data: bytes) -> State:
@@ -73,12 +90,12 @@ class State:
             end = at + 4 + _LENGTH.unpack_from(data, at)[0]
             parts.append(data[at + 4 : end])
             at = end
-        if at != len(data) or len(parts) != 1 + len(_BLOBS):
+        if at != len(data) or len(parts) != 2 + len(_BLOBS):
             raise ValueError("a session's state has other parts")
-        values: dict[str, Any] = json.loads(parts[0]) | dict(zip(_BLOBS, parts[1:], strict=True))
+        values: dict[str, Any] = json.loads(parts[0]) | json.loads(parts[1])
+        if values.keys() != {*_LASTING, *_PASSING}:
+            raise ValueError("a session's state of another version")
+        values |= dict(zip(_BLOBS, parts[2:], strict=True))
         values["prepared"] = {name: raw.encode("latin-1") for name, raw in values["prepared"].items()}
         values["key"] = tuple(values["key"])
-        try:
-            return cls(**values)
-        except TypeError as error:
-            raise ValueError(f"a session's state of another version: {error}") from None
+        return cls(**values)
