@@ -31,6 +31,7 @@ TRIALS: Mapping[str, Mapping[str, Value]] = {
     "every-send": {**SHORT, "bytes": 1_000_000},
     "streaming": {**SHORT, "after": 3.0, "buffer": 1.0},
     "overhead": {"workload": "connections", "seconds": 1.0},
+    "postgres": {**SHORT, "after": 3.0},
 }
 IN_TROUBLE: Mapping[str, Value] = {"before": 3.0, "after": 1.5, "rtt": 4.0, "bw": 50.0}
 FAULTS: Mapping[str, Mapping[str, Value]] = {
@@ -40,7 +41,7 @@ FAULTS: Mapping[str, Mapping[str, Value]] = {
 }
 """Whose server, or the path to it, is in trouble when the connection moves; the oracle says when, for detectors need
 more time, and a machine that is not busy."""
-MOVES = {"drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2}
+MOVES = {"drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2, "postgres": 1}
 """That the wire shows, at least. A film may be over before its policy has decided."""
 
 

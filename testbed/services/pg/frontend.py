@@ -36,7 +36,7 @@ class FrontEnd:
 
     def serve(self, connection: mtcp.Connection) -> None:
         """Serve a connection, from wherever it is, until it ends or leaves."""
-        with _Driver(self, connection) as driver, contextlib.suppress(ConnectionError):
+        with contextlib.suppress(ConnectionError), _Driver(self, connection) as driver:
             imported = connection.import_state()
             if imported is not None and imported.state:
                 state = State.load(imported.state)
@@ -89,9 +89,11 @@ class _Driver:
     def __enter__(self) -> _Driver:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        # The database first: whoever goes on with the session finds its transaction ended.
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         if self._database is not None:
+            if kind is mtcp.ConnectionMigrated and self.registered is not None:
+                # It may still work, or wait for a lock, for a statement that another server does anew.
+                _tell(self._front_end.database, protocol.cancel_request(self.registered))
             with contextlib.suppress(OSError):
                 self._database.sendall(protocol.TERMINATE)
             self._database.close()
