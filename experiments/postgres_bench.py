@@ -34,12 +34,14 @@ class DatabaseBench:
     pairs: int = 8
     transactions: int = 400
     """In each round, by one client."""
+    rtt: float = 0.0
+    """Milliseconds between client and servers; 0: as fast as the machine is."""
 
 
 def bench(run: Run, setting: DatabaseBench, console: Console) -> dict[str, Any]:
     """The figures, which are also in summary.json; the run has its verdict then."""
     found: dict[str, dict[str, float]] = {}
-    with running(big=1_000_000, logs=run.path("logs")) as network:
+    with running(big=1_000_000, rtt=setting.rtt or None, logs=run.path("logs")) as network:
         run.sysctls({host.name: host.sysctls for host in network.hosts})
         selftest.check(network.net, run)
         where = ["-h", network.addresses["s1"], "-U", "postgres"]

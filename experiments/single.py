@@ -53,6 +53,7 @@ def add_commands(commands: Any) -> None:
     command = commands.add_parser("bench-postgres", help="what M-TCP adds to a transaction that does not move")
     command.add_argument("--pairs", type=_positive, default=8, help="of rounds of pgbench, with M-TCP and without")
     command.add_argument("--transactions", type=_positive, default=400, help="of each round")
+    command.add_argument("--rtt", type=float, default=0.0, metavar="MS", help="between client and servers (0)")
     command.set_defaults(run=perform_one, act=_bench_postgres)
 
 
@@ -106,7 +107,7 @@ def _soak_postgres(options: argparse.Namespace, console: Console) -> int:
 
 
 def _bench_postgres(options: argparse.Namespace, console: Console) -> int:
-    setting = DatabaseBench(options.pairs, options.transactions)
+    setting = DatabaseBench(options.pairs, options.transactions, options.rtt)
     with Run("bench-postgres", scenario="bench-postgres", mechanism="mtcp", factors=asdict(setting)) as run:
         postgres_bench.bench(run, setting, console)
     return _show(run, "summary.json", console)
