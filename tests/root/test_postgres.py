@@ -19,7 +19,7 @@ from mtcp.errors import MtcpError
 from testbed import sandbox
 from testbed.processes import PATIENCE, checked
 from tests.root.corners import wait_until
-from tests.root.scene import SERVERS, Outcome, Scene
+from tests.root.scene import SERVERS, ClientProgram, Outcome, Scene
 from topologies.database import PLAIN_PORT, running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(300 if sandbox.inside() else 1200)]
@@ -97,7 +97,7 @@ def move_about(scene: Scene, connections: list[str], count: int, seed: int) -> d
         except MtcpError:  # its last move is still being completed
             continue
         (moved[connection] if outcome["outcome"] == "moved" else kept).append(outcome)
-    assert kept and all(outcome["reason"].startswith("HELD") for outcome in kept), kept
+    assert all(outcome["reason"].startswith("HELD") for outcome in kept), kept
     return moved
 
 
@@ -226,20 +226,24 @@ def test_held(scene: Scene, name: str) -> None:
     with scene.watched("held"):
         client = scene.client("psql", "-X", "-q", "-h", SERVERS[0], "-U", "postgres", "-At")
         client.tell(begin + "\n\\echo begun")
-        while client.line() != "begun":
-            pass
+        until_said(client, "begun")
         [connection] = scene.wait_for_connections()
         kept = scene.move(connection)
         assert kept["outcome"] == "kept" and kept["reason"].startswith("HELD")
         client.tell(end + "\n\\echo ended")
-        while client.line() != "ended":
-            pass
+        until_said(client, "ended")
         outcome = scene.move(connection)
         client.tell("SELECT 3;")
         assert client.line() == "3"
         client.tell("\\q")
         client.result()
     scene.judge(connection, [outcome])
+
+
+def until_said(client: ClientProgram, word: str) -> None:
+    """Read to that line: what a statement prints comes before it."""
+    while (line := client.line()) != word:
+        assert line or client.runs, client.result()
 
 
 def test_told_when_what_was_held_is_lost(scene: Scene) -> None:
