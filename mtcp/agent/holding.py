@@ -33,6 +33,8 @@ ORPHAN_LEASE = 60.0
 """Seconds for which the agent keeps a connection whose application died, so that it may still move away."""
 AFTER_CLOSE = 10.0
 """Seconds for which a connection that the application has closed answers a client that was just about to move it."""
+ENDS_AHEAD = range(8, 23)
+"""Bytes, as powers of two: some are within the client's window, and ahead of what it has."""
 TOMBSTONE = 60.0
 """Seconds for which a role that has ended answers repeated messages."""
 
@@ -179,8 +181,26 @@ class ServerConnection:
         """Close the agent's own descriptors."""
         self.heard_from_client()  # for the last time: its ACK3 may be lost
         self.unwatch()
+        ahead = self._ends_ahead()
         tcp_repair.close(self._sock)
         self._capsule.close()
+        for end in ahead:
+            self._side.send(end)
+
+    def _ends_ahead(self) -> list[Segment]:
+        """What makes the client believe the kernel's reset, if that is to come and the connection was taken.
+
+        The old server may have sent more than the client had acknowledged, and this one cannot know how much: its own
+        reset would be one of the past, which is ignored. An end of the stream that lies ahead of what the client has is
+        answered with what that is, at once, and to this answer, of a connection that is no more, the kernel's reset is
+        right. A reset ahead would not do: the answer is limited to twice a second (RFC 5961 section 7), and by the
+        client's mapping to what the server has been seen to send.
+        """
+        if not self.moves or self._sock.fileno() < 0 or not tcp_repair.is_to_be_reset(self._sock):
+            return []
+        at = seq.add(self._origins.snd_start, tcp_repair.counters(self._sock).sent)
+        ack, flags = tcp_repair.clients_next(self._sock, self._origins)[0], TcpFlags.FIN | TcpFlags.ACK
+        return [Segment(self.four_tuple, seq.add(at, 1 << i), ack, flags, 0) for i in ENDS_AHEAD]
 
     # -- after a restart of the agent
 

@@ -42,8 +42,7 @@ SO_ATTACH_FILTER, SO_DETACH_FILTER = 26, 27
 SO_SNDBUFFORCE, SO_RCVBUFFORCE, SO_BUF_LOCK = 32, 33, 72
 SIOCINQ, SIOCOUTQ, SIOCOUTQNSD = 0x541B, 0x5411, 0x894B
 KEEPALIVE, NODELAY = 1, 2
-MAX_WSCALE = 14
-"""RFC 7323."""
+MAX_WSCALE = 14  # RFC 7323
 BUFFER_MAX = 1 << 28
 """Bytes beyond which a larger buffer is not what the kernel lacks."""
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -245,11 +244,14 @@ def read_socket_options(sock: socket.socket) -> SoSnapshot:
 
 def close(sock: socket.socket) -> None:
     """Close it without waiting for what it has still to send, also if the application has set SO_LINGER."""
-    if sock.fileno() >= 0:
-        on, seconds = struct.unpack("=ii", sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8))
-        if on and seconds:  # without seconds, it is a reset that is wanted
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
+    if sock.fileno() >= 0 and not is_to_be_reset(sock):
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 0, 0))
     sock.close()
+
+
+def is_to_be_reset(sock: socket.socket) -> bool:
+    """Whether the application has asked, by SO_LINGER of no seconds, for a reset when it closes."""
+    return sock.getsockopt(socket.SOL_SOCKET, socket.SO_LINGER, 8) == struct.pack("=ii", 1, 0)
 
 
 def destroy(sock: socket.socket) -> None:
