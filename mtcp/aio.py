@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import TracebackType
 from typing import Any, BinaryIO, Self, TypeVar
 
 from mtcp import api, listening
-from mtcp.api import Fenced, Imported
+from mtcp.api import Imported
+from mtcp.errors import Fenced
 
 _T = TypeVar("_T")
 
@@ -37,6 +38,10 @@ class Connection:
     async def recv(self, n: int) -> bytes:
         return await self._until_done(lambda: self._connection.recv(n), for_output=False)
 
+    def recv_nowait(self, n: int) -> bytes:
+        """BlockingIOError when there is nothing, or a move is under way."""
+        return self._connection.recv(n)
+
     async def sendall(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
         while view:
@@ -57,11 +62,23 @@ class Connection:
                 await self.sendall(data)
             offset += skipped or piece
 
+    async def splice(self, pipe: int, count: int) -> None:
+        """Write the next `count` bytes of a pipe, which has as many, without copying."""
+        while count:
+            rest = count
+            count -= await self._until_done(lambda: self._connection.splice(pipe, rest), for_output=True)  # noqa: B023
+
     async def shutdown(self, how: int) -> None:
         await self._until_done(lambda: self._connection.shutdown(how), for_output=True)
 
+    def fileno(self) -> int:
+        return self._connection.fileno()
+
     def getpeername(self) -> tuple[str, int]:
         return self._connection.getpeername()
+
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
+        self._connection.setsockopt(level, option, value)
 
     def close(self) -> None:
         self._connection.close()
@@ -115,17 +132,29 @@ def listen(address: tuple[str, int], **settings: Any) -> Listener:
     return Listener(listening.listen(address, **settings))
 
 
-def _resolve(future: asyncio.Future[None]) -> None:
-    if not future.done():
-        future.set_result(None)
+async def readable(*fds: int) -> int:
+    """Wait until one of the descriptors is; which."""
+    loop = asyncio.get_running_loop()
+    return await _one_of(fds, loop.add_reader, loop.remove_reader)
 
 
 async def _ready(fd: int, *, for_output: bool) -> None:
     loop = asyncio.get_running_loop()
     add, remove = (loop.add_writer, loop.remove_writer) if for_output else (loop.add_reader, loop.remove_reader)
-    ready: asyncio.Future[None] = loop.create_future()
-    add(fd, _resolve, ready)
+    await _one_of((fd,), add, remove)
+
+
+async def _one_of(fds: Sequence[int], add: Callable[..., None], remove: Callable[[int], object]) -> int:
+    ready: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+    for fd in fds:
+        add(fd, _resolve, ready, fd)
     try:
-        await ready
+        return await ready
     finally:
-        remove(fd)
+        for fd in fds:
+            remove(fd)
+
+
+def _resolve(future: asyncio.Future[int], fd: int) -> None:
+    if not future.done():
+        future.set_result(fd)

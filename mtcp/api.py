@@ -29,7 +29,7 @@ from typing import BinaryIO, Self, TypeVar
 
 from mtcp.agent import local
 from mtcp.capsule import Capsule, Fence
-from mtcp.errors import ConnectionMigrated
+from mtcp.errors import ConnectionMigrated, Fenced
 from mtcp.lifeline import Lifeline
 from mtcp.reattaching import Reattaching
 
@@ -48,13 +48,6 @@ Ends = tuple[tuple[str, int], tuple[str, int]]
 _T = TypeVar("_T")
 _open: weakref.WeakSet[Connection] = weakref.WeakSet()
 _reattaching = Reattaching()
-
-
-class Fenced(BlockingIOError):
-    """A move is under way: what a non-blocking call gets until its outcome is known (EAGAIN)."""
-
-    def __init__(self) -> None:
-        super().__init__(errno.EAGAIN, "the connection is being moved")
 
 
 @dataclass(frozen=True)
@@ -185,6 +178,13 @@ class Connection:
         piece = min(count, SENDFILE_PIECE)
         return self._output(count, lambda: os.sendfile(self._sock.fileno(), file.fileno(), offset, piece))
 
+    def splice(self, pipe: int, count: int) -> int:
+        """Write some of the next `count` bytes of a pipe, which has as many, without copying; how much."""
+        if skipped := self.discard(count):
+            return len(os.read(pipe, skipped))
+        write = partial(os.splice, pipe, self._sock.fileno(), count)
+        return self._attempt(lambda: self._output(count, write), select.POLLOUT)
+
     def _output(self, length: int, write: Callable[[], int]) -> int:
         capsule = self._capsule
         if capsule is None:
@@ -222,7 +222,7 @@ class Connection:
     def getpeername(self) -> tuple[str, int]:
         return self._ends[1]
 
-    def setsockopt(self, level: int, option: int, value: int) -> None:
+    def setsockopt(self, level: int, option: int, value: int | bytes) -> None:
         """For options of this server's socket; those that travel are SO_KEEPALIVE, SO_LINGER and TCP_NODELAY."""
         self._sock.setsockopt(level, option, value)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from enum import IntEnum
 
 
@@ -23,6 +24,13 @@ class NotMigratable(MtcpError):
 
 class ConnectionMigrated(ConnectionError):
     """The connection has moved to another server: this application no longer owns it (SS_MIGRATED)."""
+
+
+class Fenced(BlockingIOError):
+    """A move is under way: what a non-blocking call gets until its outcome is known (EAGAIN)."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EAGAIN, "the connection is being moved")
 
 
 class Reason(IntEnum):

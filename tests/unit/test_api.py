@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from mtcp.api import Connection, Fenced
+from mtcp.api import Connection
 from mtcp.capsule import Capsule, Fence, Snapshot
-from mtcp.errors import ConnectionMigrated
+from mtcp.errors import ConnectionMigrated, Fenced
 from mtcp.lifeline import Lifeline
 
 pytestmark = pytest.mark.unit
@@ -140,6 +140,18 @@ def test_discard(pair: Pair) -> None:
     assert [pair.connection.discard(5) for _ in range(3)] == [5, 2, 0]
     pair.connection.sendall(b"x")
     assert read_exactly(pair.client, 1) == b"x"
+
+
+def test_splice(pair: Pair) -> None:
+    """Out of a pipe; what the client has already is taken out of it, too."""
+    pair.capsule.write_offset = pair.capsule.swallow = 2
+    pipe, into = os.pipe()
+    os.write(into, b"hello")
+    assert [pair.connection.splice(pipe, 5), pair.connection.splice(pipe, 3)] == [2, 3]
+    assert read_exactly(pair.client, 3) == b"llo"
+    assert pair.capsule.write_offset == 5
+    os.close(pipe)
+    os.close(into)
 
 
 def test_import_state(pair: Pair) -> None:
