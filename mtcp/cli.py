@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import json
 import logging
 import socket
@@ -10,7 +11,9 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
+from mtcp.address import Endpoint
 from mtcp.agent import local
 from mtcp.errors import MtcpError
 from mtcp.policy import DEFAULT, NAMES, SERVER_NAMES, Parameters, Policy, Spec, load, make, make_server
@@ -107,6 +110,21 @@ def _parser() -> argparse.ArgumentParser:
     watching.add_argument("--json", action="store_true")
     watching.set_defaults(run=_watch)
 
+    sidecar = commands.add_parser(
+        "sidecar",
+        help="make an HTTP server of this host migratable, as it is",
+        description="Take connections for an HTTP server of this host, which stays as it is: downloads go on from the "
+        "same server elsewhere when they move. docs/sidecar.md",
+    )
+    sidecar.add_argument("--upstream", required=True, type=_upstream, metavar="http://ADDRESS:PORT", help="the server")
+    sidecar.add_argument("--port", type=int, default=80, help="that clients connect to (80)")
+    sidecar.add_argument("--address", default="", help="that clients connect to (all of this host's)")
+    sidecar.add_argument(
+        "--idle", type=_seconds, default=75.0, metavar="SECONDS", help="that clients may be silent (75)"
+    )
+    sidecar.add_argument("--plain", action="store_true", help="plain TCP, for comparison: connections do not move")
+    sidecar.set_defaults(run=_sidecar)
+
     status = commands.add_parser("status", help="what this host's agent does")
     status.add_argument("--json", action="store_true")
     status.set_defaults(run=_status)
@@ -115,6 +133,18 @@ def _parser() -> argparse.ArgumentParser:
 
 def _policy_file(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--policy-file", type=Path, metavar="FILE", help="policies' parameters: TOML, a table for each")
+
+
+def _upstream(text: str) -> Endpoint:
+    """Read http://127.0.0.1:8080 or http://localhost."""
+    parts = urlsplit(text)
+    if parts.scheme != "http" or not parts.hostname or parts.path.strip("/") or parts.query:
+        raise argparse.ArgumentTypeError("give it as http://ADDRESS:PORT, without a path")
+    ip = "127.0.0.1" if parts.hostname == "localhost" else parts.hostname
+    try:
+        return Endpoint(str(ipaddress.ip_address(ip)), parts.port or 80)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
 
 
 def _seconds(text: str) -> float:
@@ -240,6 +270,23 @@ def _file(options: argparse.Namespace) -> dict[str, Parameters] | None:
 
 def _watch(options: argparse.Namespace) -> int:
     watch(options.seconds, options.json)
+    return 0
+
+
+def _sidecar(options: argparse.Namespace) -> int:
+    import asyncio  # the only command that needs it, and HTTP
+
+    from mtcp import aio
+    from mtcp.sidecar.driver import Settings, serve_forever
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s")
+
+    async def run() -> None:
+        with aio.listen((options.address, options.port), migratable=not options.plain, backlog=1024) as listener:
+            print("listening", flush=True)
+            await serve_forever(listener, Settings(options.upstream, options.idle))
+
+    asyncio.run(run())
     return 0
 
 

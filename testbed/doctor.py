@@ -44,11 +44,14 @@ TOOLS = {
 MORE_TOOLS = {
     "gcc": ("setup", "gcc libc6-dev", "the strict client, which experiments and tests compile"),
     "tshark": ("setup", "tshark", "tests of the Wireshark dissector"),
+    "nginx": ("setup", "nginx-light", "the scenario `nginx`, and tests of the sidecar"),
+    "wget": ("setup", "wget", "the scenario `nginx`, and tests of the sidecar"),
+    "wrk": ("setup", "wrk", "the scenario `nginx`, and tests of the sidecar"),
     "qemu-system-x86_64": ("test-vm", "qemu-system-x86", "tests on a kernel with netem and Open vSwitch"),
 }
 """What the network itself can do without: what `make` installs it, its Debian packages, what needs it."""
 
-_ASK_VERSION = {"mnexec": "-v", "ifconfig": "-V", "ip": "-V", "tc": "-V", "ping": "-V"}
+_ASK_VERSION = {"mnexec": "-v", "ifconfig": "-V", "ip": "-V", "tc": "-V", "ping": "-V", "nginx": "-v", "wrk": "-v"}
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,8 @@ TOOLS = {
     "curl": ["curl", "--version"],
     "iperf3": ["iperf3", "--version"],
     "ethtool": ["ethtool", "--version"],
+    "nginx": ["/usr/sbin/nginx", "-v"],
+    "wget": ["wget", "--version"],
 }
 
 
