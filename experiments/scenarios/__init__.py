@@ -17,6 +17,7 @@ def all_scenarios() -> dict[str, type[Scenario]]:
     from experiments.scenarios.dos import Dos
     from experiments.scenarios.drain import Drain
     from experiments.scenarios.every_send import EverySend
+    from experiments.scenarios.nginx import Nginx
     from experiments.scenarios.overhead import Overhead
     from experiments.scenarios.overload import Overload
     from experiments.scenarios.postgres import Postgres
@@ -27,6 +28,6 @@ def all_scenarios() -> dict[str, type[Scenario]]:
 
     kinds = (
         Overload, Congestion, Dos, Streaming, Crash, Drain, Recursive, WanScenario, StateSize, EverySend, Overhead,
-        Postgres,
+        Postgres, Nginx,
     )  # fmt: skip
     return {kind.name: kind for kind in kinds}

@@ -30,6 +30,7 @@ TRIALS: Mapping[str, Mapping[str, Value]] = {
     "wan": {**SHORT, "rtt": 20.0},
     "every-send": {**SHORT, "bytes": 1_000_000},
     "streaming": {**SHORT, "after": 3.0, "buffer": 1.0},
+    "nginx": {"program": "curl", "moves": 6, "rtt": 4.0},
     "overhead": {"workload": "connections", "seconds": 1.0},
     "postgres": {**SHORT, "after": 3.0},
 }
@@ -41,7 +42,9 @@ FAULTS: Mapping[str, Mapping[str, Value]] = {
 }
 """Whose server, or the path to it, is in trouble when the connection moves; the oracle says when, for detectors need
 more time, and a machine that is not busy."""
-MOVES = {"drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2, "postgres": 1}
+MOVES = {
+    "drain": 20, "state-size": 3, "recursive": 4, "crash": 1, "wan": 1, "every-send": 2, "postgres": 1, "nginx": 6,
+}  # fmt: skip
 """That the wire shows, at least. A film may be over before its policy has decided."""
 
 
