@@ -12,8 +12,8 @@ CORE_TESTS := $(foreach name,address states roles* server_list hints options fra
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
 .PHONY: help setup doctor test coverage test-unit test-sim test-pages test-root test-e2e test-vm lint format bench \
-        fuzz faults soak soak-chain soak-postgres bench-postgres bench-testbed bench-analysis experiment \
-        experiment-all experiment-handover topology report clean clean-results
+        fuzz faults soak soak-chain soak-postgres bench-postgres bench-testbed bench-sidecar bench-analysis \
+        experiment experiment-all experiment-handover topology report clean clean-results
 
 help: ## Show this list
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-21s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -58,6 +58,9 @@ bench: $(READY) ## Measure what migration costs: latency, goodput, interrupted c
 
 bench-testbed: $(READY) ## Measure what the testbed promises of its links; the table goes to docs/testbed.md
 	$(SUDO) $(BIN)/python -m experiments.bench_testbed --page $(ARGS)
+
+bench-sidecar: $(READY) ## Measure how fast nginx is through the sidecar, beside nginx directly
+	@$(SUDO) $(BIN)/python -m experiments.bench_sidecar $(ARGS)
 
 bench-analysis: $(READY) ## Measure how fast the analysis is; the table goes to docs/analysis.md
 	$(BIN)/python -m analysis.benchmark --page docs/analysis.md $(ARGS)
