@@ -1,7 +1,7 @@
 """The agent's local socket: applications (through `mtcp.api`) and commands (`mtcp ls` …) of the same host.
 
 An abstract unix socket, so one per network namespace, SOCK_SEQPACKET: each packet is one JSON object, file descriptors
-travel beside it (SCM_RIGHTS). Written down for other languages in docs/api.md.
+travel beside it (SCM_RIGHTS). Written down for other languages in docs/wire.md.
 """
 
 from __future__ import annotations

@@ -93,7 +93,7 @@ def test_lengths(scene: Scene) -> None:
 
 
 def test_a_stream_said_to_be_ended_that_is_not(scene: Scene) -> None:
-    assert try_to_move(scene, "slot_ended 1") == ""
+    assert try_to_move(scene, "slot_bits 1") == ""
 
 
 def test_noise(scene: Scene) -> None:

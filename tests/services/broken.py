@@ -1,6 +1,6 @@
 """An application that ruins its capsule, and echoes behind the library's back. A client's first line says how:
 
-    FIELD NUMBER [FIELD NUMBER ...]     fields of the capsule's header, named as in docs/api.md, `slot_` for both slots'
+    FIELD NUMBER [FIELD NUMBER ...]     fields of the capsule's header, named as in docs/wire.md, `slot_` for both slots'
 
 python tests/services/broken.py --port 7103
 """
@@ -28,7 +28,7 @@ FIELDS = {
     "swallow": [(48, "Q")],
     "ended": [(56, "I")],
     "slot_length": [(128, "I"), (160, "I")],
-    "slot_ended": [(132, "I"), (164, "I")],
+    "slot_bits": [(132, "I"), (164, "I")],
     "slot_rcv_offset": [(136, "Q"), (168, "Q")],
     "slot_snd_offset": [(144, "Q"), (176, "Q")],
 }
