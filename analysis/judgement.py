@@ -107,6 +107,9 @@ def observe(trial: Trial, seen: wire.Wire | None) -> Iterator[Observation]:
     if seen is not None:
         yield from wire.observe(seen, moments, trial)
     stall: float | None = None
+    if client is not None and moments is not None and not client.recorded and not client.playout.empty:
+        # A player that others wrote: what it read nobody knows, but what it showed.
+        yield from playout.observe(client.playout, client.requests, moments)
     if client is not None and moments is not None and client.recorded:
         yield from rates.observe(client.deliveries, moments, paced=not client.playout.empty)
         yield from silence.observe(client, moments)

@@ -47,11 +47,15 @@ MORE_TOOLS = {
     "nginx": ("setup", "nginx-light", "the scenario `nginx`, and tests of the sidecar"),
     "wget": ("setup", "wget", "the scenario `nginx`, and tests of the sidecar"),
     "wrk": ("setup", "wrk", "the scenario `nginx`, and tests of the sidecar"),
+    "ffmpeg": ("setup", "ffmpeg", "the scenario `video`"),
     "qemu-system-x86_64": ("test-vm", "qemu-system-x86", "tests on a kernel with netem and Open vSwitch"),
 }
 """What the network itself can do without: what `make` installs it, its Debian packages, what needs it."""
 
-_ASK_VERSION = {"mnexec": "-v", "ifconfig": "-V", "ip": "-V", "tc": "-V", "ping": "-V", "nginx": "-v", "wrk": "-v"}
+_ASK_VERSION = {
+    "mnexec": "-v", "ifconfig": "-V", "ip": "-V", "tc": "-V", "ping": "-V", "nginx": "-v", "wrk": "-v",
+    "ffmpeg": "-version",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -19,6 +19,7 @@ TOOLS = {
     "ethtool": ["ethtool", "--version"],
     "nginx": ["/usr/sbin/nginx", "-v"],
     "wget": ["wget", "--version"],
+    "ffmpeg": ["ffmpeg", "-version"],
 }
 
 

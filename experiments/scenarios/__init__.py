@@ -24,10 +24,11 @@ def all_scenarios() -> dict[str, type[Scenario]]:
     from experiments.scenarios.recursive import Recursive
     from experiments.scenarios.state_size import StateSize
     from experiments.scenarios.streaming import Streaming
+    from experiments.scenarios.video import Video
     from experiments.scenarios.wan import WanScenario
 
     kinds = (
-        Overload, Congestion, Dos, Streaming, Crash, Drain, Recursive, WanScenario, StateSize, EverySend, Overhead,
-        Postgres, Nginx,
+        Overload, Congestion, Dos, Streaming, Video, Nginx, Postgres, Crash, Drain, Recursive, WanScenario, StateSize,
+        EverySend, Overhead,
     )  # fmt: skip
     return {kind.name: kind for kind in kinds}

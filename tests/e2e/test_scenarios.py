@@ -68,13 +68,17 @@ def perform(name: str, site: Site) -> judgement.Judgement:
     raise AssertionError(f"{name}: {attempt.verdict}: {attempt.reason}; {found and found.reason}")
 
 
+def unlimited(directory: Path, late: int) -> Path:
+    """Limits of the machine: what is tested does not depend on how busy it is."""
+    limits = directory / "limits.toml"
+    names = ("normal_p99_ms", "realtime_p99_ms", "stall_ms", "emulator_late_p99_ms", "emulator_cpu", "stolen")
+    limits.write_text("[fidelity]\n" + "".join(f"{name} = 1e6\n" for name in names) + f"client_late_ms = {late}\n")
+    return limits
+
+
 def perform_all(names: Iterable[str], tmp_path: Path, late: int = 300) -> dict[str, judgement.Judgement]:
     """All of them must succeed; what was judged. `late`: ms that a client may begin too late."""
-    limits = tmp_path / "limits.toml"
-    # What is tested does not depend on how busy the machine is.
-    unlimited = ("normal_p99_ms", "realtime_p99_ms", "stall_ms", "emulator_late_p99_ms", "emulator_cpu", "stolen")
-    limits.write_text("[fidelity]\n" + "".join(f"{name} = 1e6\n" for name in unlimited) + f"client_late_ms = {late}\n")
-    site = Site(tmp_path, limits)
+    site = Site(tmp_path, unlimited(tmp_path, late))
     with ThreadPoolExecutor(AT_ONCE) as threads:
         found = dict(zip(names, threads.map(lambda name: perform(name, site), names), strict=True))
     assert {name: each.verdict for name, each in found.items()} == dict.fromkeys(names, "succeeded"), found

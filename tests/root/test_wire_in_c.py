@@ -67,7 +67,7 @@ def serve(scene: Scene, host: Any, command: list[str | Path], port: int) -> Prog
 @pytest.mark.parametrize("pair", PAIRS)
 def test_every_byte_is_counted_once(scene: Scene, pair: str) -> None:
     with scene.watched(pair):
-        client = scene.client(sys.executable, CLIENTS / "counting.py", SERVERS[0], str(PAIRS[pair]), "10000", str(SEED))
+        client = scene.client(sys.executable, CLIENTS / "counting.py", SERVERS[0], str(PAIRS[pair]), "40000", str(SEED))
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, MOVES, SEED)
         assert client.runs, "the client ended before the moves did: make the transfer longer"

@@ -1,6 +1,6 @@
 """An application that ruins its capsule, and echoes behind the library's back. A client's first line says how:
 
-    FIELD NUMBER [FIELD NUMBER ...]     fields of the capsule's header, named as in docs/wire.md, `slot_` for both slots'
+    FIELD NUMBER [FIELD NUMBER ...]    fields of the capsule's header, named as in docs/wire.md, `slot_` for both slots'
 
 python tests/services/broken.py --port 7103
 """

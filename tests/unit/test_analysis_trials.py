@@ -222,6 +222,20 @@ def test_rebuffering(tmp_path: Path) -> None:
     assert "kept" not in figures  # the player's buffer was filled before
 
 
+def test_rebuffering_of_a_player_that_does_not_say_what_it_reads(tmp_path: Path) -> None:
+    made = SyntheticTrial(fault=100, end=1000)
+    made.open(0)
+    made.segment_of_media(500, 400)
+    made.segment_of_media(750, 780.5)
+    made.segment_of_media(900.5, None)
+    path = made.write_trial(tmp_path, {"mechanism": "tcp"})
+    (path / "client" / "deliveries.parquet").unlink()
+    figures = metrics(path)
+    assert figures["rebuffering_s"] == pytest.approx(0.0305 + 0.0995)
+    assert figures["rebufferings"] == 2
+    assert "goodput_after_mbps" not in figures
+
+
 def test_the_floor() -> None:
     assert floor.floor_ms(20, 5, 0, 0) == 25
     assert floor.floor_ms(20, 5, 1_000_000, 100) == pytest.approx(105)  # 80 ms for a megabyte
