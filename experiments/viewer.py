@@ -66,7 +66,8 @@ class Viewer:
         if seen:
             measuring.note(
                 stage,
-                decode_errors=seen["errors"],
+                decode_errors=seen["decode_errors"],
+                network_errors=seen["network_errors"],
                 frames_missing=seen["frames"] - seen["frames_right"],
                 frames_wrong=seen["frames_wrong"],
             )

@@ -9,8 +9,8 @@ ffmpeg. When a segment, half a second of film, is not decoded by the time that i
 and sees all that follows so much later. In DIR:
 
     client.json       exit, error, every_byte_right (each frame is that of FILE, where the film was decoded when it was
-                      made), bytes, connections, started_ns, and `video`: frames expected, right, wrong; errors and
-                      warnings of ffmpeg
+                      made), bytes, connections, started_ns, and `video`: how many frames there are, and how many
+                      were right and wrong; how many errors and warnings ffmpeg has told
     ffmpeg.log        all that ffmpeg complained of
     playout.parquet   segment, wanted_at_ns, done_ns; the last one is not done if the film was not seen to its end
 """
@@ -37,9 +37,13 @@ SEGMENT = 0.5
 """Seconds of film."""
 LOOK_EVERY = 0.05
 """Seconds between looks at ffmpeg's sockets."""
-INPUT = ("-re", "-seekable", "0", "-analyzeduration", "500000", "-probesize", "500000")
-"""In real time; one request; and half a second (in µs), or as many bytes, to find out what the streams are. Usually it
-reads five seconds for that, which it then need not read when it shows them."""
+INPUT = (
+    *("-re", "-skip_estimate_duration_from_pts", "1"),
+    *("-analyzeduration", "500000", "-probesize", "500000"),
+)
+"""In real time; without a look at the film's end for its duration, by a request of its own; and with half a second (in
+µs), or as many bytes, to find out what the streams are. Usually that is five seconds, which it then need not read when
+it shows them."""
 SYN_SENT = 2
 """State of a socket that is not connected yet."""
 
@@ -135,13 +139,16 @@ def _endpoint(text: str) -> Endpoint:
     return Endpoint(unpack_ip(int(address, 16).to_bytes(4, sys.byteorder)), int(port, 16))
 
 
-def complaints(log: str) -> tuple[list[str], list[str]]:
-    """The lines of ffmpeg's log that are errors, and those that are warnings."""
+def complaints(log: str) -> dict[str, list[str]]:
+    """The lines of ffmpeg's log that say of the film that it is not right, of the network, and that only warn."""
     lines = log.splitlines()
-    return (
-        [line for line in lines if re.search(r"\[(error|fatal|panic)\]", line)],
-        [line for line in lines if "[warning]" in line],
-    )
+    errors = [line for line in lines if re.search(r"\[(error|fatal|panic)\]", line)]
+    network = [line for line in errors if re.match(r"\[(http|tcp) @", line) or line.endswith(": Input/output error")]
+    return {
+        "decode_errors": [line for line in errors if line not in network],
+        "network_errors": network,
+        "warnings": [line for line in lines if "[warning]" in line],
+    }
 
 
 def watch(options: argparse.Namespace, viewer: Viewer) -> dict[str, Any]:
@@ -161,8 +168,9 @@ def watch(options: argparse.Namespace, viewer: Viewer) -> dict[str, Any]:
     hung = too_late.finished.is_set()
     too_late.cancel()
     viewer.end()
-    errors, warnings = complaints((options.out / "ffmpeg.log").read_text(errors="replace"))
-    error = errors[0] if errors else f"ffmpeg ended with {code}" if code else ""
+    said = complaints((options.out / "ffmpeg.log").read_text(errors="replace"))
+    # One that it could do something about is none for the viewer.
+    error = next(iter([*said["decode_errors"], *said["network_errors"]]), f"it ended with {code}") if code else ""
     if hung:
         error = f"the film was not over in time; {error}"
     elif not error and not viewer.complete:
@@ -174,7 +182,7 @@ def watch(options: argparse.Namespace, viewer: Viewer) -> dict[str, Any]:
         "started_ns": started_ns,
         "every_byte_right": not viewer.wrong,
         "connections": connections.end(),
-        "video": {**viewer.counts, "errors": len(errors), "warnings": len(warnings)},
+        "video": {**viewer.counts, **{what: len(lines) for what, lines in said.items()}},
     }
 
 

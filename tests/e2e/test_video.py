@@ -49,7 +49,7 @@ def test_a_film_goes_on_when_its_server_dies(plan: Path) -> None:
     assert judged.verdict == "succeeded", judged.reason
     seen = report["video"]
     assert seen["frames_right"] == seen["frames"] > 13 * 60, seen
-    assert seen["frames_wrong"] == seen["errors"] == seen["warnings"] == 0, seen
+    assert not any(seen[what] for what in ("frames_wrong", "decode_errors", "network_errors", "warnings")), seen
     assert metric(judged.observed, "measured.decode_errors") == metric(judged.observed, "measured.frames_missing") == 0
     assert metric(judged.observed, "moves") == MOVES + 1, "the operator's, and the policy's"
     assert metric(judged.observed, "connections") == 1

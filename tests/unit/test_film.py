@@ -111,9 +111,16 @@ def test_other_pictures_are_wrong() -> None:
 
 
 def test_complaints() -> None:
-    log = "[http @ 0x1] [error] Stream ends\n[h264 @ 0x2] [warning] hm\n[info] fine\n[fatal] over\n"
-    errors, warnings = video.complaints(log)
-    assert [len(errors), len(warnings)] == [2, 1]
+    log = """[http @ 0x1] [error] Stream ends prematurely at 3, should be 4
+[tcp @ 0x3] [error] Connection to tcp://10.0.1.1:80 failed: Connection refused
+[error] http://10.0.1.1:80/film.ts: Input/output error
+[h264 @ 0x2] [warning] hm
+[h264 @ 0x2] [error] error while decoding MB 12 8
+[info] fine
+[fatal] http://10.0.1.1:80/film.ts: corrupt input packet in stream 0
+"""
+    found = {what: len(lines) for what, lines in video.complaints(log).items()}
+    assert found == {"decode_errors": 2, "network_errors": 3, "warnings": 1}
 
 
 # -- with ffmpeg
@@ -157,14 +164,14 @@ def test_a_film_seen_to_its_end(url: str, made: Film, tmp_path: Path) -> None:
     report = watch(url, made, tmp_path)
     assert (report["exit"], report["error"], report["bytes"]) == (0, "", made.path.stat().st_size)
     assert report["every_byte_right"] and report["video"]["frames_right"] == report["video"]["frames"] > 0
-    assert report["video"]["errors"] == report["video"]["warnings"] == 0
+    assert [report["video"][what] for what in ("decode_errors", "network_errors", "warnings")] == [0, 0, 0]
     assert [each["server"] for each in report["connections"]] == ["s1"]
 
 
 def test_a_film_that_breaks_off(url: str, made: Film, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Server, "limit", made.path.stat().st_size // 2)
     report = watch(url, made, tmp_path)
-    assert report["exit"] and report["error"] and report["video"]["errors"] > 0
+    assert report["exit"] and report["error"] and report["video"]["network_errors"] > 0
     assert 0 < report["video"]["frames_right"] < report["video"]["frames"]
     assert report["bytes"] == 0
 
