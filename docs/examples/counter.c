@@ -31,7 +31,8 @@
 
 enum { OPEN, FENCED, MIGRATED };                       /* the fence */
 enum { LOG_SIZE = 1 << 16, STATE_MAX = 64 };           /* of connections that begin here, or move here */
-enum { LOOK_MS = 500, RETRY_MS = 200, FENCED_MS = 5 }; /* for an agent; for another one; at a fence that is down */
+enum { LOOK_MS = 500, RETRY_MS = 200 };                /* for an agent; for another one */
+enum { FENCED_FIRST_US = 100, FENCED_US = 5000 };      /* between looks at a fence that is down, at first and at most */
 enum { SYN_MAX = 512, MESSAGE_MAX = 4096, DESCRIPTORS = 3 };
 
 /* The capsule's header. What both sides use at the same time is atomic; the rest is ours while the fence is open. */
@@ -174,13 +175,14 @@ static void look_for_agent(struct connection *c)
 
 /* -- the fence */
 
-static void wait_for(struct connection *c, short events, int ms)
+static void wait_for(struct connection *c, short events, long us)
 {
     look_for_agent(c);
-    if (c->lost && (ms < 0 || ms > RETRY_MS))
-        ms = RETRY_MS;
+    if (c->lost && (us < 0 || us > 1000L * RETRY_MS))
+        us = 1000L * RETRY_MS;
+    struct timespec time = {us / 1000000, us % 1000000 * 1000}; /* poll(2) would wait for a millisecond at least */
     struct pollfd on[] = {{c->socket, events, 0}, {c->lost || c->refused ? -1 : c->lifeline, 0, 0}};
-    poll(on, 2, ms);
+    ppoll(on, 2, us < 0 ? NULL : &time, NULL);
     if (on[1].revents)
         c->look_at = 0;
 }
@@ -188,11 +190,11 @@ static void wait_for(struct connection *c, short events, int ms)
 /* Waits for the outcome if the connection is being moved. False when it has left. */
 static bool is_here(struct connection *c)
 {
-    for (int ms = 1; c->capsule; ms = ms < FENCED_MS ? ms + 1 : FENCED_MS) {
+    for (long us = FENCED_FIRST_US; c->capsule; us = us < FENCED_US / 2 ? 2 * us : FENCED_US) {
         uint32_t fence = atomic_load(&c->capsule->fence);
         if (fence != FENCED)
             return fence == OPEN;
-        wait_for(c, 0, ms);
+        wait_for(c, 0, us);
     }
     return true;
 }
