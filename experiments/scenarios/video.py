@@ -58,7 +58,9 @@ class Video(Scenario):
         "bw": Factor(20.0, "bandwidth of each service link [Mbit/s]", least=0.1),
         "rtt": Factor(20.0, "round-trip time between client and server [ms]"),
         "fault": Factor(
-            "application", "what goes wrong: application (S1's dies), path or cpu", ("application", "path", "cpu")
+            "application",
+            "what goes wrong: application (S1's dies), path (cross traffic to S1) or cpu (S1's)",
+            choices=("application", "path", "cpu"),
         ),
         "lasts": Factor(8.0, "until it is as before [s]", small=3.0),
         "cross": Factor(19.0, "UDP cross traffic on the path to S1 [Mbit/s]", least=0.1),
