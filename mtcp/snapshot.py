@@ -258,3 +258,18 @@ def receive_window(reply: StateReply) -> int:
     edge = seq.add(reply.tcp_snapshot.rcv_wup, reply.tcp_snapshot.rcv_wnd)
     left = max(0, seq.diff(edge, reply.last_ack_sent))
     return min(0xFFFF, -(-left >> reply.tcp_snapshot.rcv_wscale))
+
+
+def clients_fin(reply: StateReply, client_rcv_nxt: int, client_window: int) -> tuple[int, int, int]:
+    """(seq, ack, raw window) of the client's FIN as it would be, had it come to the new server."""
+    window = send_window(reply, client_rcv_nxt, client_window) >> reply.tcp_snapshot.snd_wscale
+    return seq.add(reply.last_ack_sent, -1), reply.snd_max_seen, min(0xFFFF, window)
+
+
+def advertised(reply: StateReply) -> tuple[int, int, int]:
+    """(seq, ack, raw window) of a segment that repeats where the restored socket starts.
+
+    If it starts with a FIN, after that: one that the client had already would put the segment out of its window.
+    """
+    first = seq.add(reply.snd_max_seen, reply.fin_sent and not reply.write_buffer)
+    return first, reply.last_ack_sent, receive_window(reply)

@@ -10,9 +10,13 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from testbed import sandbox
 
+# How long an example takes says how busy the machine is.
+settings.register_profile("busy machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("busy machine")
 TIERS = ("unit", "sim", "pages", "root", "e2e", "vm")
 
 

@@ -27,7 +27,7 @@ from mtcp.errors import Reason
 from mtcp.linux import tcp_repair
 from mtcp.linux.segments import Segment, TcpFlags
 from mtcp.roles.new_server import NewServerRole
-from mtcp.snapshot import StateReply
+from mtcp.snapshot import StateReply, advertised, clients_fin
 from mtcp.states import NewServer
 from mtcp.wire.frames import Done, Frame
 from mtcp.wire.options import Accept, AnyOption, Migrate
@@ -122,9 +122,9 @@ class Taking:
             raise
         # Not before there is a socket for them: late segments would be answered with RST.
         self._side.datapath.returned(self.four_tuple)
-        self._at = tcp_repair.advertised(reply)
+        self._at = advertised(reply)
         if reply.fin_received:
-            seq_, ack, window = tcp_repair.clients_fin(reply, client_rcv_nxt, client_window)
+            seq_, ack, window = clients_fin(reply, client_rcv_nxt, client_window)
             flags = TcpFlags.FIN | TcpFlags.ACK
             self._fin = Segment(self.four_tuple.reversed, seq_, ack, flags, window)
         self._side.event("restored", self, self.role.attempt)

@@ -28,7 +28,6 @@ from mtcp.snapshot import (
     StateReply,
     TcpSnapshot,
     TcpState,
-    receive_window,
     send_window,
 )
 
@@ -373,26 +372,11 @@ def offered_window(sock: socket.socket) -> int:
     return min(0xFFFF, struct.unpack_from("=I", info, 232)[0] >> (info[6] >> 4)) if len(info) >= 236 else 0
 
 
-def clients_fin(reply: StateReply, client_rcv_nxt: int, client_window: int) -> tuple[int, int, int]:
-    """(seq, ack, raw window) of the client's FIN as it would be, had it come to the new server."""
-    window = send_window(reply, client_rcv_nxt, client_window) >> reply.tcp_snapshot.snd_wscale
-    return seq.add(reply.last_ack_sent, -1), reply.snd_max_seen, min(0xFFFF, window)
-
-
 def clients_next(sock: socket.socket, origins: Origins) -> tuple[int, int, int]:
     """(seq, ack, raw window) of what would come next from the client, if it had nothing new to say (tcpi_snd_wnd)."""
     at, info = counters(sock), sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 240)
     window = struct.unpack_from("=I", info, 228)[0] >> (info[6] & 15)
     return seq.add(origins.rcv, at.received), seq.add(origins.snd_start, at.acked), min(0xFFFF, window)
-
-
-def advertised(reply: StateReply) -> tuple[int, int, int]:
-    """(seq, ack, raw window) of a segment that repeats where the restored socket starts.
-
-    If it starts with a FIN, after that: one that the client had already would put the segment out of its window.
-    """
-    first = seq.add(reply.snd_max_seen, reply.fin_sent and not reply.write_buffer)
-    return first, reply.last_ack_sent, receive_window(reply)
 
 
 def four_tuple_of(sock: socket.socket) -> FourTuple:

@@ -18,6 +18,8 @@ from mtcp.snapshot import (
     StateReply,
     TcpSnapshot,
     TcpState,
+    advertised,
+    clients_fin,
     compose,
     receive_window,
     send_window,
@@ -267,3 +269,17 @@ def test_a_client_that_claims_a_fin_that_was_not_sent() -> None:
     with pytest.raises(Refused) as refused:
         half_closed(1001)
     assert refused.value.reason is Reason.AHEAD
+
+
+def test_where_the_new_server_says_that_it_starts() -> None:
+    window = receive_window(half_closed(900))
+    assert advertised(half_closed(900)) == (900, 500, window)
+    assert advertised(half_closed(900, fin_sent=True, ended=True))[0] == 900  # what is in the write buffer is first
+    assert advertised(half_closed(1001, fin_sent=True, before=True))[0] == 1001
+
+
+def test_the_clients_fin_as_it_would_have_come() -> None:
+    reply = half_closed(900, fin_received=True)
+    window = send_window(reply, 900, 50)
+    assert clients_fin(reply, 900, 50) == (500, 900, window >> reply.tcp_snapshot.snd_wscale)
+    assert clients_fin(reply, 900, 0xFFFF)[2] == 0xFFFF
