@@ -23,8 +23,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import capture, connections
-from mtcp.address import Endpoint
+from mtcp.address import Endpoint, FourTuple
 from mtcp.agent import local
+from mtcp.linux import tcp_info
+from mtcp.linux.sockdiag import SockDiag, TcpSocket
 from testbed.capture import Capture, capturing, drops
 from testbed.namespaces import enter_network_of
 from testbed.processes import PATIENCE, Program, checked
@@ -166,6 +168,15 @@ class Scene:
             outcomes.append(outcome)
         return outcomes
 
+    def received(self, connection: str) -> int:
+        """Bytes that the client's kernel has received of it: what comes after a move comes from the new server."""
+        rows = self.connections()
+        assert connection in rows, f"{connection} ended"
+        ends = FourTuple(Endpoint.parse(connection), Endpoint.parse(rows[connection]["server"]))
+        found = self.commands.submit(_socket, ends).result(30 * PATIENCE)
+        assert found is not None, f"{connection} ended"
+        return tcp_info.parse(found.info)["bytes_received"]
+
     # -- evidence
 
     @contextlib.contextmanager
@@ -230,10 +241,14 @@ class ClientProgram:
         self.process.stdin.write(f"{line}\n".encode())
         self.process.stdin.flush()
 
-    def line(self) -> str:
-        """The next line that it prints."""
+    def line(self, timeout: float = 40.0 * PATIENCE) -> str:
+        """The next line that it prints; empty when it has ended."""
         assert self.process.stdout is not None
-        return self.process.stdout.readline().decode().strip()
+        reading = ThreadPoolExecutor(1).submit(self.process.stdout.readline)
+        try:
+            return reading.result(timeout).decode().strip()
+        except TimeoutError:
+            raise self._killed(f"silent for {timeout:g} s") from None
 
     @property
     def runs(self) -> bool:
@@ -257,18 +272,28 @@ class ClientProgram:
         try:
             out, err = self.process.communicate(timeout=timeout)
         except subprocess.TimeoutExpired:
-            sockets = self.sockets()
-            self.process.kill()
-            out, err = self.process.communicate()
-            raise AssertionError(f"runs after {timeout:g} s: {out.decode()}{err.decode()}\n{sockets}") from None
+            raise self._killed(f"runs after {timeout:g} s") from None
         assert self.process.returncode == 0, f"exit code {self.process.returncode}: {out.decode()}{err.decode()}"
         return out.decode().strip()
+
+    def _killed(self, why: str) -> AssertionError:
+        """What to raise, having ended it."""
+        sockets = self.sockets()
+        self.process.kill()
+        out, err = self.process.communicate()
+        return AssertionError(f"{why}: {out.decode()}{err.decode()}\n{sockets}")
 
     def strict(self) -> dict[str, Any]:
         """The strict client's own report."""
         report: dict[str, Any] = json.loads(self.result().splitlines()[-1])
         assert report["ok"], report
         return report
+
+
+def _socket(ends: FourTuple) -> TcpSocket | None:
+    """As the kernel of this thread's network has it."""
+    with contextlib.closing(SockDiag()) as sockets:
+        return sockets.find(ends)
 
 
 def _resets(packets: pd.DataFrame) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import socket
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -16,8 +17,9 @@ import pytest
 
 from testbed import database, sandbox
 from testbed.namespaces import enter_network_of
+from testbed.processes import PATIENCE
 from testbed.services.pg import protocol
-from testbed.services.pg.effects import Answer, Ask, Connect, Effect, Export, Receive, Send
+from testbed.services.pg.effects import Answer, Ask, Connect, Effect, Export, Receive, Send, Sleep
 from testbed.services.pg.protocol import SYNC, Buffer, Message, execute, make, parse, query, text
 from testbed.services.pg.session import Session
 from testbed.services.pg.state import State
@@ -25,6 +27,8 @@ from topologies.database import running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(300 if sandbox.inside() else 1200)]
 STARTUP = protocol.startup_packet({"user": "postgres", "database": "postgres"})
+ANSWERED = 60 * PATIENCE
+"""Seconds within which the database says something."""
 FAR = 10_000
 """Steps that no conversation has."""
 
@@ -110,7 +114,7 @@ class Server:
         connection, client = self._connection, self._connection.client
         match effect:
             case Connect(startup):
-                self._database = socket.create_connection(("127.0.0.1", database.PORT), 20)
+                self._database = socket.create_connection(("127.0.0.1", database.PORT), ANSWERED)
                 self._database.sendall(startup)
                 return True
             case Ask(data):
@@ -139,6 +143,8 @@ class Server:
                 self._swallow -= len(again)
                 self._written += len(data)
                 client.receive(data[len(again) :])
+            case Sleep(seconds):
+                time.sleep(seconds)
         return None
 
 
@@ -188,7 +194,7 @@ def converse(name: str, at: int, moves: bool) -> tuple[Client, int]:
 
     A server whose connection has moved goes on for a while, as servers do.
     """
-    prepare = socket.create_connection(("127.0.0.1", database.PORT), 20)
+    prepare = socket.create_connection(("127.0.0.1", database.PORT), ANSWERED)
     prepare.sendall(
         STARTUP + query("CREATE TABLE IF NOT EXISTS effects (n int); TRUNCATE effects") + protocol.TERMINATE
     )
@@ -215,7 +221,7 @@ def converse(name: str, at: int, moves: bool) -> tuple[Client, int]:
 
 
 def effects() -> list[int]:
-    with socket.create_connection(("127.0.0.1", database.PORT), 20) as sock:
+    with socket.create_connection(("127.0.0.1", database.PORT), ANSWERED) as sock:
         sock.sendall(STARTUP + query("SELECT n FROM effects ORDER BY n") + protocol.TERMINATE)
         data = b""
         while piece := sock.recv(1 << 16):
