@@ -16,15 +16,13 @@ import fcntl
 import mmap
 import os
 import struct
-import threading
 import weakref
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import NamedTuple
 
 from mtcp.address import Endpoint, unpack_ip
+from mtcp.locking import Lock
 
 MAGIC = b"MTCPCAPS"
 VERSION = 1
@@ -34,6 +32,9 @@ SIZE_MAX = 1 << 30
 """Bytes that the log, or a state, may be set to hold."""
 _HEADER_END = 4096
 _HEAD = struct.Struct("=8sI12xII")
+_READING_AT, _READING = 16, struct.Struct("=I12xQ")
+_OFFSETS_AT, _OFFSETS = 32, struct.Struct("=QQQI")
+"""Fields that are read together, for every call of the application does."""
 _SLOT = struct.Struct("=IIQQ")
 _SLOT_AT = (128, 160)
 _RECORD_VERSION = 1
@@ -44,8 +45,6 @@ _ENDED, _HELD = 1, 2
 CLIENT_ENDED, TO_END = 1, 2
 """Of a connection taken: another server had the client's FIN; ours follows what is parked."""
 _OPEN = bytes(4)
-_LOCK = struct.pack("hhqqi4x", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)
-_UNLOCK = struct.pack("hhqqi4x", fcntl.F_UNLCK, os.SEEK_SET, 0, 0, 0)
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -178,7 +177,7 @@ class Capsule:
             os.close(fd)
             raise
         self.fd = fd
-        self._mutex = threading.Lock()
+        self._lock = Lock(fd)
         self._log_at = _HEADER_END + 2 * self.state_max
         _mapped.add(self)
 
@@ -264,18 +263,9 @@ class Capsule:
         """Whether the fence is OPEN; cheaper to ask, for every call of the application asks it twice."""
         return self.memory[12:16] == _OPEN
 
-    @contextmanager
-    def lock(self) -> Iterator[None]:
-        """Exclude this process's other threads and the other processes that share the connection.
-
-        An open-file-description lock: the death of its holder frees it.
-        """
-        with self._mutex:
-            fcntl.fcntl(self.fd, fcntl.F_OFD_SETLKW, _LOCK)
-            try:
-                yield
-            finally:
-                fcntl.fcntl(self.fd, fcntl.F_OFD_SETLK, _UNLOCK)
+    def lock(self) -> Lock:
+        """Excludes other threads and processes that share the connection: to be held while acting for it."""
+        return self._lock
 
     # -- snapshots
 
@@ -286,18 +276,20 @@ class Capsule:
         """
         if len(state) > self.state_max:
             raise ValueError(f"state of {len(state)} bytes; listen(state_max=...) allows {self.state_max}")
-        snd_offset = self.write_offset - self.swallow
-        self.put_snapshot(Snapshot(state, self.read_offset, snd_offset, bool(self.ended), held))
+        read, written, swallow, ended = _OFFSETS.unpack_from(self.memory, _OFFSETS_AT)
+        self._put(state, read, written - swallow, (_ENDED if ended else 0) | (_HELD if held else 0))
         self._overflow = 0
 
     def put_snapshot(self, snapshot: Snapshot) -> None:
         """Write into the slot that is not current, then flip."""
+        bits = snapshot.ended * _ENDED | snapshot.held * _HELD
+        self._put(snapshot.state, snapshot.rcv_offset, snapshot.snd_offset, bits)
+
+    def _put(self, state: bytes, rcv_offset: int, snd_offset: int, bits: int) -> None:
         slot = 1 - (self._current & 1)
         at = _HEADER_END + slot * self.state_max
-        self.memory[at : at + len(snapshot.state)] = snapshot.state
-        bits = snapshot.ended * _ENDED | snapshot.held * _HELD
-        header = len(snapshot.state), bits, snapshot.rcv_offset, snapshot.snd_offset
-        _SLOT.pack_into(self.memory, _SLOT_AT[slot], *header)
+        self.memory[at : at + len(state)] = state
+        _SLOT.pack_into(self.memory, _SLOT_AT[slot], len(state), bits, rcv_offset, snd_offset)
         self._current = slot
 
     def snapshot(self, largest: int | None = None) -> Snapshot:
@@ -312,10 +304,6 @@ class Capsule:
         state = self.memory[at : at + length]
         return Snapshot(state, rcv_offset, snd_offset, bool(bits & _ENDED), bool(bits & _HELD))
 
-    def _rcv_offset_snapshot(self) -> int:
-        offset: int = _SLOT.unpack_from(self.memory, _SLOT_AT[self._current & 1])[2]
-        return offset
-
     # -- the read log
 
     @property
@@ -328,8 +316,9 @@ class Capsule:
 
         Empty when the log is full.
         """
-        offset = self.read_offset
-        free = self.log_size - (offset - self._rcv_offset_snapshot())
+        current, offset = _READING.unpack_from(self.memory, _READING_AT)
+        exported: int = _SLOT.unpack_from(self.memory, _SLOT_AT[current & 1])[2]
+        free = self.log_size - (offset - exported)
         at = offset % self.log_size
         length = max(0, min(n, free, self.log_size - at))
         start = self._log_at + at
@@ -356,7 +345,8 @@ class Capsule:
 
     def close(self) -> None:
         """Unmap, and close the descriptor; waits for another thread's call to return, and fails its next one."""
-        with self._mutex:
+        with self._lock.mutex:
+            self._lock.fd = -1
             _mapped.discard(self)
             self.memory.close()
             os.close(self.fd)
@@ -372,7 +362,7 @@ class Capsule:
         os.dup2(fd, self.fd, inheritable=False)
         os.close(fd)
         self.memory = mmap.mmap(self.fd, 0)
-        self._mutex = threading.Lock()
+        self._lock = Lock(self.fd)
 
 
 _mapped: weakref.WeakSet[Capsule] = weakref.WeakSet()

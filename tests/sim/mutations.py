@@ -142,13 +142,12 @@ def refusal_is_abort(patch: pytest.MonkeyPatch) -> None:
 
 
 def export_forgets_swallowing(patch: pytest.MonkeyPatch) -> None:
-    original = sim_kernel.Capsule.put_snapshot
+    original = sim_kernel.Capsule._put
 
-    def put_snapshot(self: Any, snapshot: Any) -> None:
-        object.__setattr__(snapshot, "snd_offset", snapshot.snd_offset + self.swallow * bool(snapshot.rcv_offset))
-        original(self, snapshot)
+    def put(self: Any, state: bytes, rcv_offset: int, snd_offset: int, bits: int) -> None:
+        original(self, state, rcv_offset, snd_offset + self.swallow * bool(rcv_offset), bits)
 
-    patch.setattr(sim_kernel.Capsule, "put_snapshot", put_snapshot)
+    patch.setattr(sim_kernel.Capsule, "_put", put)
 
 
 MUTATIONS: dict[str, Break] = {
