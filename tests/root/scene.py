@@ -35,6 +35,8 @@ from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 ANNOUNCED = 10.0 * PATIENCE
 """Seconds within which a client's agent knows a connection and the servers it may go to."""
 SERVERS, SERVERS6 = ((addresses["s1"], addresses["s2"]) for addresses in (ADDRESSES, ADDRESSES6))
+ESTABLISHED = 1
+"""A socket's state."""
 AFTERMATH_NS = 20_000_000
 """How long after its commit what happens is still of the move."""
 Outcome = dict[str, Any]
@@ -168,14 +170,24 @@ class Scene:
             outcomes.append(outcome)
         return outcomes
 
+    def is_open(self, connection: str) -> bool:
+        """Whether the client's kernel has it, and neither side has closed it."""
+        sock = self._socket(connection)
+        return sock is not None and sock.state == ESTABLISHED
+
     def received(self, connection: str) -> int:
         """Bytes that the client's kernel has received of it: what comes after a move comes from the new server."""
-        rows = self.connections()
-        assert connection in rows, f"{connection} ended"
-        ends = FourTuple(Endpoint.parse(connection), Endpoint.parse(rows[connection]["server"]))
-        found = self.commands.submit(_socket, ends).result(30 * PATIENCE)
-        assert found is not None, f"{connection} ended"
-        return tcp_info.parse(found.info)["bytes_received"]
+        sock = self._socket(connection)
+        assert sock is not None, f"{connection} ended"
+        return tcp_info.parse(sock.info)["bytes_received"]
+
+    def _socket(self, connection: str) -> TcpSocket | None:
+        """The client's, which its agent knows as well."""
+        row = self.connections().get(connection)
+        if row is None:
+            return None
+        ends = FourTuple(Endpoint.parse(connection), Endpoint.parse(row["server"]))
+        return self.commands.submit(_find, ends).result(30 * PATIENCE)
 
     # -- evidence
 
@@ -242,13 +254,15 @@ class ClientProgram:
         self.process.stdin.flush()
 
     def line(self, timeout: float = 40.0 * PATIENCE) -> str:
-        """The next line that it prints; empty when it has ended."""
+        """The next line that it prints; it must not end before."""
         assert self.process.stdout is not None
         reading = ThreadPoolExecutor(1).submit(self.process.stdout.readline)
         try:
-            return reading.result(timeout).decode().strip()
+            line = reading.result(timeout)
         except TimeoutError:
             raise self._killed(f"silent for {timeout:g} s") from None
+        assert line, f"it has ended: {self.result()}"
+        return line.decode().strip()
 
     @property
     def runs(self) -> bool:
@@ -290,7 +304,7 @@ class ClientProgram:
         return report
 
 
-def _socket(ends: FourTuple) -> TcpSocket | None:
+def _find(ends: FourTuple) -> TcpSocket | None:
     """As the kernel of this thread's network has it."""
     with contextlib.closing(SockDiag()) as sockets:
         return sockets.find(ends)
