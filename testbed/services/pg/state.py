@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import struct
 from dataclasses import dataclass, field
 from typing import Any
 
-_LENGTH = struct.Struct("!I")
 _BLOBS = ("startup", "unit", "answer", "pending", "input")
 _LASTING = ("key", "settings", "custom", "prepared", "prepared_by_sql", "reported")
 _PASSING = ("status", "streaming", "doubt", "unsafe", "bound", "bound_then")
+_LENGTHS = struct.Struct(f"!{2 + len(_BLOBS)}I")
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
 def _encode(values: dict[str, Any]) -> bytes:
     return _ENCODER.encode(values).encode()
+
+
+@functools.lru_cache(64)
+def _encode_passing(*values: Any) -> bytes:
+    """It is the same few again and again."""
+    return _encode(dict(zip(_PASSING, values, strict=True)))
 
 
 @dataclass
@@ -73,9 +81,10 @@ class State:
             values = dict(zip(_LASTING, lasting, strict=True))
             values["prepared"] = {name: raw.decode("latin-1") for name, raw in self.prepared.items()}
             self._encoded = _encode(values)
-        passing = _encode({name: getattr(self, name) for name in _PASSING})
-        parts = [self._encoded, passing, self.startup, self.unit, self.answer, self.pending, self.input]
-        return b"".join([piece for part in parts for piece in (_LENGTH.pack(len(part)), part)])
+        bound = tuple(self.bound), tuple(self.bound_then)
+        passing = _encode_passing(self.status, self.streaming, self.doubt, self.unsafe, *bound)
+        parts = (self._encoded, passing, self.startup, self.unit, self.answer, self.pending, self.input)
+        return b"".join((_LENGTHS.pack(*map(len, parts)), *parts))
 
     def _lasting(self) -> tuple[Any, ...]:
         return self.key, self.settings, self.custom, self.prepared, self.prepared_by_sql, self.reported
@@ -83,15 +92,11 @@ class State:
     @classmethod
     def load(cls, data: bytes) -> State:
         """ValueError when it is no state."""
-        parts, at = [], 0
-        while at < len(data):
-            if len(data) < at + 4:
-                raise ValueError("a session's state is cut short")
-            end = at + 4 + _LENGTH.unpack_from(data, at)[0]
-            parts.append(data[at + 4 : end])
-            at = end
-        if at != len(data) or len(parts) != 2 + len(_BLOBS):
-            raise ValueError("a session's state has other parts")
+        lengths = _LENGTHS.unpack_from(data) if len(data) >= _LENGTHS.size else ()
+        if len(data) != _LENGTHS.size + sum(lengths):
+            raise ValueError("a session's state is cut short, or another version's")
+        ends = list(itertools.accumulate(lengths, initial=_LENGTHS.size))
+        parts = [data[start:end] for start, end in itertools.pairwise(ends)]
         values: dict[str, Any] = json.loads(parts[0]) | json.loads(parts[1])
         if values.keys() != {*_LASTING, *_PASSING}:
             raise ValueError("a session's state of another version")
