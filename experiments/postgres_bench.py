@@ -7,6 +7,7 @@ meets both alike; each pair of neighbours gives a ratio of their transactions' m
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -23,6 +24,8 @@ BAR = 1.10
 """The latency with M-TCP over that without, at most."""
 PROTOCOLS = ("simple", "extended", "prepared")
 SCRIPTS = ("tpcb-like", "select-only")
+NORMAL = 1.96
+"""Standard deviations to either side: 95 %."""
 TOOK = 2
 """Column of pgbench's log: microseconds of a transaction."""
 
@@ -31,8 +34,8 @@ TOOK = 2
 class DatabaseBench:
     """What is varied."""
 
-    pairs: int = 8
-    transactions: int = 400
+    pairs: int = 20
+    transactions: int = 200
     """In each round, by one client."""
     rtt: float = 0.0
     """Milliseconds between client and servers; 0: as fast as the machine is."""
@@ -51,7 +54,8 @@ def bench(run: Run, setting: DatabaseBench, console: Console) -> dict[str, Any]:
                 words = [*where, "-n", "-c", "1", "-b", script, "-M", protocol, "-t", str(setting.transactions)]
                 log = run.path(f"{script}-{protocol}")
                 found[f"{script} {protocol}"] = _compare(network, words, setting.pairs, log)
-                console.print(f"{script} {protocol}: {found[f'{script} {protocol}']}", soft_wrap=True, highlight=False)
+                said = ", ".join(f"{name} {value:.3f}" for name, value in found[f"{script} {protocol}"].items())
+                console.print(f"{script} {protocol}: {said}", soft_wrap=True, highlight=False)
     worst = max(figures["ratio"] for figures in found.values())
     reason = f"with M-TCP a transaction takes at most {worst:.3f} times as long, allowed are {BAR}"
     word = "succeeded" if worst <= BAR else "failed"
@@ -63,7 +67,10 @@ def bench(run: Run, setting: DatabaseBench, console: Console) -> dict[str, Any]:
 
 
 def _compare(network: Running, words: list[str], pairs: int, log: Path) -> dict[str, float]:
-    """Medians: ms with M-TCP and without, and of the pairs' ratios. `log`: where pgbench may write what each took."""
+    """Medians: ms with M-TCP and without, and of the pairs' ratios, with its 95 % interval.
+
+    `log`: where pgbench may write what each took.
+    """
     times: dict[int, list[float]] = {PORT: [], PLAIN_PORT: []}
     for pair in range(pairs):
         # Who is first changes, too.
@@ -74,9 +81,13 @@ def _compare(network: Running, words: list[str], pairs: int, log: Path) -> dict[
             took = [int(line.split()[TOOK]) / 1e3 for line in written.read_text().splitlines()]
             times[port].append(statistics.median(took))
             written.unlink()
-    ratios = [ours / plain for ours, plain in zip(times[PORT], times[PLAIN_PORT], strict=True)]
+    ratios = sorted(ours / plain for ours, plain in zip(times[PORT], times[PLAIN_PORT], strict=True))
+    # Between which of them the median lies is binomial, whatever their distribution.
+    outside = max(0, int((pairs - NORMAL * math.sqrt(pairs)) / 2))
     return {
         "mtcp_ms": statistics.median(times[PORT]),
         "plain_ms": statistics.median(times[PLAIN_PORT]),
         "ratio": statistics.median(ratios),
+        "ratio_from": ratios[outside],
+        "ratio_to": ratios[-1 - outside],
     }
