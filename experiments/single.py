@@ -51,8 +51,10 @@ def add_commands(commands: Any) -> None:
     command.add_argument("--seed", type=int, default=1)
     command.set_defaults(run=perform_one, act=_soak_postgres)
     command = commands.add_parser("bench-postgres", help="what M-TCP adds to a transaction that does not move")
-    command.add_argument("--pairs", type=_positive, default=8, help="of rounds of pgbench, with M-TCP and without")
-    command.add_argument("--transactions", type=_positive, default=400, help="of each round")
+    command.add_argument(
+        "--pairs", type=_positive, default=DatabaseBench.pairs, help="of rounds of pgbench, with M-TCP and without"
+    )
+    command.add_argument("--transactions", type=_positive, default=DatabaseBench.transactions, help="of each round")
     command.add_argument("--rtt", type=float, default=0.0, metavar="MS", help="between client and servers (0)")
     command.set_defaults(run=perform_one, act=_bench_postgres)
 
