@@ -32,13 +32,18 @@ class DatabaseError(TestbedError):
     """PostgreSQL cannot be set up; the text says why."""
 
 
-def program(name: str) -> Path:
-    """One of PostgreSQL's own programs, of its newest version; DatabaseError when there is none."""
+def find(name: str) -> str | None:
+    """Where one of PostgreSQL's own programs is, of its newest version."""
     versions = sorted(DEBIAN.glob(f"*/bin/{name}"), key=lambda path: int(path.parts[-3]))
-    found = versions[-1] if versions else shutil.which(name)
-    if not found:
+    return str(versions[-1]) if versions else shutil.which(name)
+
+
+def program(name: str) -> str:
+    """As `find`; DatabaseError when there is none."""
+    found = find(name)
+    if found is None:
         raise DatabaseError(f"there is no {name} here: run make setup (Debian's package postgresql)")
-    return Path(found)
+    return found
 
 
 def start(host: Any, logs: Path) -> Program:

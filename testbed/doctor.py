@@ -17,7 +17,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from testbed import cgroups, machine, sandbox
+from testbed import cgroups, database, machine, sandbox
 
 _TCP_REPAIR = 19
 _SOL_PACKET, _PACKET_VNET_HDR = 263, 15
@@ -48,6 +48,9 @@ MORE_TOOLS = {
     "wget": ("setup", "wget", "the scenario `nginx`, and tests of the sidecar"),
     "wrk": ("setup", "wrk", "the scenario `nginx`, and tests of the sidecar"),
     "ffmpeg": ("setup", "ffmpeg", "the scenario `video`"),
+    "postgres": ("setup", "postgresql", "the database of the scenario `postgres`, of its soak, bench and tests"),
+    "psql": ("setup", "postgresql", "tests of the front-end of PostgreSQL"),
+    "pgbench": ("setup", "postgresql", "make bench-postgres, and tests of the front-end of PostgreSQL"),
     "qemu-system-x86_64": ("test-vm", "qemu-system-x86", "tests on a kernel with netem and Open vSwitch"),
 }
 """What the network itself can do without: what `make` installs it, its Debian packages, what needs it."""
@@ -241,7 +244,7 @@ def _install(package: str, target: str = "setup") -> str:
 
 def _version(name: str) -> tuple[bool, str]:
     """Whether the command `name` can be run; which version it says it is, or else where it is, or what is wrong."""
-    path = shutil.which(name, path=_PATH)
+    path = shutil.which(name, path=_PATH) or database.find(name)
     if path is None:
         return False, "not installed"
     try:

@@ -9,7 +9,9 @@ import time
 from importlib import metadata
 from pathlib import Path
 
-PACKAGES = ("mininet", "scapy", "pandas", "numpy", "scipy", "pyarrow", "seaborn", "h11", "aioquic")
+from testbed import database
+
+PACKAGES = ("mininet", "scapy", "pandas", "numpy", "scipy", "pyarrow", "seaborn", "h11", "aioquic", "psycopg")
 TOOLS = {
     "mnexec": ["mnexec", "-v"],
     "iproute2": ["ip", "-V"],
@@ -20,6 +22,7 @@ TOOLS = {
     "nginx": ["/usr/sbin/nginx", "-v"],
     "wget": ["wget", "--version"],
     "ffmpeg": ["ffmpeg", "-version"],
+    "postgresql": [database.find("postgres") or "postgres", "--version"],
 }
 
 
