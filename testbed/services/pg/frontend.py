@@ -9,6 +9,7 @@ import select
 import socket
 import threading
 import time
+from collections import deque
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,6 +83,8 @@ class _Driver:
     def __init__(self, front_end: FrontEnd, connection: mtcp.Connection) -> None:
         self._front_end, self._client = front_end, connection
         self._database: socket.socket | None = None
+        self._said = deque[bytes]()
+        """By the database while it was being asked."""
         self.registered: tuple[int, int] | None = None
         with contextlib.suppress(OSError):
             connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -143,14 +146,32 @@ class _Driver:
         return True
 
     def _ask(self, data: bytes) -> None:
-        assert self._database is not None
+        database, view = self._database, memoryview(data)
+        assert database is not None
         with contextlib.suppress(OSError):  # what it said before it went is still to be read
-            self._database.sendall(data)
+            while view:
+                try:
+                    view = view[database.send(view, socket.MSG_DONTWAIT) :]
+                except BlockingIOError:
+                    self._listen_until_writable(database)
+
+    def _listen_until_writable(self, database: socket.socket) -> None:
+        """A pipeline's statements are not read on while nobody reads the first ones' answers."""
+        poll = select.poll()
+        poll.register(database, select.POLLIN | select.POLLOUT)
+        [(_, ready)] = poll.poll()
+        if ready & select.POLLIN:
+            said = database.recv(PIECE)
+            if not said:
+                raise ConnectionResetError
+            self._said.append(said)
 
     def _answer(self) -> bytes:
         """From the database; ConnectionMigrated when the connection leaves meanwhile."""
         database = self._database
         assert database is not None
+        if self._said:
+            return self._said.popleft()
         poll = select.poll()
         poll.register(database, select.POLLIN)
         poll.register(self._client.fileno(), 0)
@@ -169,6 +190,8 @@ class _Driver:
 
     def _receive(self) -> tuple[str, bytes]:
         database = self._database
+        if self._said:
+            return "backend", self._said.popleft()
         if database is None:
             return "client", self._client.recv(PIECE)
         poll = select.poll()
