@@ -6,10 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from testbed.services.pg import protocol
 from testbed.services.pg.state import State
 
 words = st.text(st.characters(max_codepoint=255), max_size=10)
 blobs = st.binary(max_size=50)
+texts = st.text(st.characters(min_codepoint=1, max_codepoint=255), max_size=10)
 states = st.builds(
     State,
     startup=blobs,
@@ -24,7 +26,9 @@ states = st.builds(
     bound_then=st.lists(words, max_size=3),
     settings=st.dictionaries(words, words, max_size=3),
     custom=st.lists(words, max_size=3),
-    prepared=st.dictionaries(words, blobs, max_size=3),
+    prepared=st.dictionaries(texts, texts, max_size=3).map(
+        lambda statements: {name: protocol.parse(name, sql) for name, sql in statements.items()}
+    ),
     prepared_by_sql=st.dictionaries(words, words, max_size=3),
     reported=st.dictionaries(words, words, max_size=3),
     pending=blobs,

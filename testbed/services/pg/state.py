@@ -9,10 +9,12 @@ import struct
 from dataclasses import dataclass, field
 from typing import Any
 
+from testbed.services.pg.protocol import Buffer, strings
+
 _BLOBS = ("startup", "unit", "answer", "pending", "input")
-_LASTING = ("key", "settings", "custom", "prepared", "prepared_by_sql", "reported")
+_LASTING = ("key", "settings", "custom", "prepared_by_sql", "reported")
 _PASSING = ("status", "streaming", "doubt", "unsafe", "bound", "bound_then")
-_LENGTHS = struct.Struct(f"!{2 + len(_BLOBS)}I")
+_LENGTHS = struct.Struct(f"!{3 + len(_BLOBS)}I")
 _ENCODER = json.JSONEncoder(separators=(",", ":"))
 
 
@@ -78,16 +80,16 @@ class State:
         if lasting != self._encoded_of:
             # Compared with copies: most of it is the same from one answer to the next, and encoding takes its time.
             self._encoded_of = tuple(each if isinstance(each, tuple) else each.copy() for each in lasting)
-            values = dict(zip(_LASTING, lasting, strict=True))
-            values["prepared"] = {name: raw.decode("latin-1") for name, raw in self.prepared.items()}
-            self._encoded = _encode(values)
+            self._encoded = _encode(dict(zip(_LASTING, lasting, strict=True)))
         bound = tuple(self.bound), tuple(self.bound_then)
         passing = _encode_passing(self.status, self.streaming, self.doubt, self.unsafe, *bound)
-        parts = (self._encoded, passing, self.startup, self.unit, self.answer, self.pending, self.input)
+        # The unnamed statement may be another each time.
+        prepared = b"".join(self.prepared.values())
+        parts = (self._encoded, passing, prepared, self.startup, self.unit, self.answer, self.pending, self.input)
         return b"".join((_LENGTHS.pack(*map(len, parts)), *parts))
 
     def _lasting(self) -> tuple[Any, ...]:
-        return self.key, self.settings, self.custom, self.prepared, self.prepared_by_sql, self.reported
+        return self.key, self.settings, self.custom, self.prepared_by_sql, self.reported
 
     @classmethod
     def load(cls, data: bytes) -> State:
@@ -100,7 +102,10 @@ class State:
         values: dict[str, Any] = json.loads(parts[0]) | json.loads(parts[1])
         if values.keys() != {*_LASTING, *_PASSING}:
             raise ValueError("a session's state of another version")
-        values |= dict(zip(_BLOBS, parts[2:], strict=True))
-        values["prepared"] = {name: raw.encode("latin-1") for name, raw in values["prepared"].items()}
+        values |= dict(zip(_BLOBS, parts[3:], strict=True))
         values["key"] = tuple(values["key"])
+        values["prepared"] = prepared = {}
+        messages = Buffer(parts[2])
+        while (message := messages.message()) is not None:
+            prepared[strings(message.body, 1)[0]] = message.raw
         return cls(**values)
