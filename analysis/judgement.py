@@ -144,7 +144,7 @@ def _fault(trial: Trial, seen: wire.Wire | None, captures: Mapping[str, pd.DataF
         until = _own_end(trial, ends, captures[CLIENT])
         if resets := migrations.resets(captures, ends, until):
             return f"{resets} RST on the connection before the client's end"
-        if fault := _unseen(trace, ends, seen.reported, until - LAST_WORDS_NS):
+        if fault := _unseen(trace, ends, seen.reported, captures, until - LAST_WORDS_NS):
             return fault
     return ""
 
@@ -159,10 +159,17 @@ def _own_end(trial: Trial, ends: migrations.Ends, packets: pd.DataFrame) -> int:
     return min(first, int(trial.wall(trial.moments.end)) - CLOCK_SLACK_NS)
 
 
-def _unseen(trace: migrations.Trace, ends: migrations.Ends, reported: pd.DataFrame, until: int) -> str:
+def _unseen(
+    trace: migrations.Trace,
+    ends: migrations.Ends,
+    reported: pd.DataFrame,
+    captures: Mapping[str, pd.DataFrame],
+    until: int,
+) -> str:
     """What the agents report of the connection's moves, and the wire does not show; of those decided until then.
 
-    Each has an ACCEPT; and payload from its server, unless the next was decided before that can have come.
+    Each has an ACCEPT; and payload from its server, unless the next was decided before that can have come, or the
+    network lost it: of a connection without a round-trip time yet, it is sent again only after a second.
     """
     mine = reported[reported["client"] == f"{ends.client}:{ends.client_port}"]
     mine = mine[mine["committed"]]
@@ -172,9 +179,18 @@ def _unseen(trace: migrations.Trace, ends: migrations.Ends, reported: pd.DataFra
         accepted = next((time for server, time in trace.accepts if server == to and time > start), None)
         if accepted is None and start < until:
             return f"a move to {to} is reported, but no ACCEPT of it reached the client"
-        if accepted is not None and accepted + LAST_WORDS_NS < left and pd.isna(move["new_ns"]):
+        if accepted is None or accepted + LAST_WORDS_NS >= left or not pd.isna(move["new_ns"]):
+            continue
+        if not _has_sent(captures[to], ends, start, left):
             return f"a move is reported, but no payload from {to} reached the client"
     return ""
+
+
+def _has_sent(packets: pd.DataFrame, ends: migrations.Ends, start: int, end: int) -> bool:
+    """Whether the server whose capture this is sent payload on the connection in [start, end)."""
+    out = (packets["dst"] == capture.address(ends.client)) & (packets["dport"] == ends.client_port)
+    out &= (packets["sport"] == ends.service_port) & (packets["control"] < MIGRATE) & (packets["payload"] > 0)
+    return bool(packets.loc[out, "time_ns"].between(start, end, inclusive="left").any())
 
 
 def _hole(trial: Trial, seen: wire.Wire | None) -> str:

@@ -7,8 +7,10 @@ server, its ACCEPT, and payload from it.
 The capture sees packets before the client's mapping does, also those that the mapping refuses. What a server
 sends after the MIGRATE SYN that leaves it, at or beyond the point of the stream where its successor begins,
 therefore counts as refused: it is neither new nor progress, but waste, and the successor sends it again. The mapping
-is deaf from the decision on, which may be well before its MIGRATE SYN is on the wire; what it refused in between, the
-client's first acknowledgement to the new server shows.
+is deaf from the decision on, which may be well before its MIGRATE SYN is on the wire, and mute, too: so what the client
+still acknowledged to the old server, or anything before it, it was not deaf to. What it refused later, its first
+acknowledgement to the new server shows. That need not be true of earlier data, for the mapping acknowledges no more to
+a server than that has sent: the client may have more, from the old one, behind a gap or not.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ LAST_PHASE = "S2→C: first new byte"
 """What the agents cannot time: the application's way from its connection to the client's wire."""
 
 _FOREVER = np.iinfo(np.int64).max
-_TENURE_COLUMNS = ["from", "to", "syn_ns", "end_ns", "accept_ns", "payload_ns", "handover", "acknowledged"]
+_TENURE_COLUMNS = ["from", "to", "syn_ns", "end_ns", "accept_ns", "payload_ns", "handover", "heard_ns", "acknowledged"]
 
 
 @dataclass(frozen=True)
@@ -276,7 +278,8 @@ def _tenures(
     """The attempts that the new server accepted, one row each: columns _TENURE_COLUMNS.
 
     One that left again without having sent any payload has -1 as `payload_ns`, and its successor's `handover`.
-    `acknowledged`: up to where the client had the stream, when it first told the new server.
+    `heard_ns`: when the client last acknowledged anything to the old server, or moved to it; `acknowledged`: up to
+    where it had the stream, as it first told the new server.
     """
     accepts = received[received["control"] == ACCEPT]
     accept_times = {name: group["time_ns"].to_numpy(np.int64) for name, group in accepts.groupby("server")}
@@ -290,13 +293,15 @@ def _tenures(
     times = {name: group["time_ns"].to_numpy(np.int64) for name, group in by_server.items()}
     server = str(received["server"].iloc[0]) if len(received) else ""
     told = dict(iter(acks.groupby("server")))
-    rows = []
+    heard = {name: group["time_ns"].to_numpy(np.int64) for name, group in told.items()}
+    rows, begun = [], 0
     for (to, syn, accept), end in zip(accepted, [syn for _, syn, _ in accepted[1:]] + [_FOREVER], strict=False):
         payload = _first(times.get(to), syn, end)
         at = by_server[to]["offset"].iloc[np.searchsorted(times[to], payload)] if payload is not None else None
         got = _acknowledged(told.get(to), accept, end, at)
-        rows.append((server, to, syn, end, accept, -1 if payload is None else payload, at, got))
-        server = to
+        last = max(begun, _last(heard.get(server), syn))
+        rows.append((server, to, syn, end, accept, -1 if payload is None else payload, at, last, got))
+        server, begun = to, syn
     tenures = pd.DataFrame(rows, columns=_TENURE_COLUMNS).astype({"from": "str", "to": "str", "handover": "float64"})
     tenures["handover"] = tenures["handover"].bfill().fillna(float(2**62))  # exact: far below 2**53, or no limit
     return tenures.astype(dict.fromkeys(_TENURE_COLUMNS[2:], "int64"))
@@ -323,12 +328,13 @@ def _deliver(data: pd.DataFrame, tenures: pd.DataFrame) -> pd.DataFrame:
         turn = np.searchsorted(turns["syn_ns"].to_numpy(np.int64), times[mine], side="right") - 1
         mine, turn = mine[turn >= 0], turn[turn >= 0]
         end[mine] = np.minimum(end[mine], limits[turn])
-    servers, begun = data["server"].to_numpy(object), 0
-    left = np.searchsorted(times, tenures["syn_ns"].to_numpy(np.int64))
-    for old, until, limit in zip(tenures["from"], left.tolist(), tenures["acknowledged"], strict=True):
-        mine = begun + np.flatnonzero(servers[begun:until] == old)
+    servers = data["server"].to_numpy(object)
+    doubtful, left = (np.searchsorted(times, tenures[name].to_numpy(np.int64)) for name in ("heard_ns", "syn_ns"))
+    for old, since, until, limit in zip(
+        tenures["from"], doubtful.tolist(), left.tolist(), tenures["acknowledged"], strict=True
+    ):
+        mine = since + np.flatnonzero(servers[since:until] == old)
         end[mine] = np.minimum(end[mine], limit)
-        begun = until
     offset = data["offset"].to_numpy(np.int64)
     fresh, edge = progress(offset, end - offset)
     return data.assign(fresh=fresh, edge=edge)
@@ -350,7 +356,7 @@ def _moves(tenures: pd.DataFrame, deliveries: pd.DataFrame) -> pd.DataFrame:
     moves = pd.DataFrame(rows, columns=[*_TENURE_COLUMNS, "new_ns", "migration_ms", "stall_ms"])
     types = {"from": "str", "to": "str", "migration_ms": "float64", "stall_ms": "float64"}
     moves = moves.astype(types | dict.fromkeys([*_TENURE_COLUMNS[2:], "new_ns"], "int64"))
-    return moves.drop(columns=["end_ns", "acknowledged"])
+    return moves.drop(columns=["end_ns", "heard_ns", "acknowledged"])
 
 
 def _first(times: Ints | None, start: int, end: int) -> int | None:
@@ -359,6 +365,12 @@ def _first(times: Ints | None, start: int, end: int) -> int | None:
         return None
     found = times[np.searchsorted(times, start) :][:1]
     return int(found[0]) if len(found) and found[0] < end else None
+
+
+def _last(times: Ints | None, end: int) -> int:
+    """The last of the ascending `times` before `end`; 0 if there is none."""
+    place = 0 if times is None else int(np.searchsorted(times, end))
+    return int(times[place - 1]) if times is not None and place else 0
 
 
 def _advances(deliveries: pd.DataFrame) -> pd.DataFrame:

@@ -299,6 +299,22 @@ def test_a_move_that_is_only_reported_fails(tmp_path: Path) -> None:
     assert verdict(made.write_trial(tmp_path / "late"))[0] == "succeeded"
 
 
+def test_what_a_new_server_sent_the_network_may_have_lost(tmp_path: Path) -> None:
+    """All of its first window: and its kernel sends nothing again for a second."""
+    made = SyntheticTrial(fault=100, end=5000)
+    made.open(0)
+    download(made, [(10.0 * i, 1000, "s1") for i in range(1, 10)])
+    made.moved(110, "s1", "s2")
+    made.move(111, 112, "s2")
+    path = made.write_trial(tmp_path / "silent")
+    assert verdict(path) == ("failed", "a move is reported, but no payload from s2 reached the client")
+    made.segment(115, "s2", "client", made.first + 9000, ACK, 1000, seen_by=("s2",))
+    made.moved(1000, "s2", "s1")
+    made.move(1001, 1002, "s1")
+    made.data(1003, "s1", 9000, 1000)
+    assert verdict(made.write_trial(tmp_path / "lost"))[0] == "succeeded"
+
+
 @pytest.mark.parametrize(
     ("record", "word", "reason"),
     [

@@ -114,6 +114,45 @@ def test_the_old_server_may_go_on_up_to_the_handover(tmp_path: Path) -> None:
     assert trace.payload_by_server() == {"s1": 2500, "s2": 500}
 
 
+def deaf_before_its_syn() -> Download:
+    """S1 has sent bytes beyond a gap; to the next, which fills it, the client's mapping is deaf already."""
+    run = Download()
+    run.handshake(0)
+    run.data(1, "s1", 0, 1000)
+    run.acknowledge(1.1, "s1", 1000)
+    run.data(2, "s1", 3000, 3000)
+    run.acknowledge(2.1, "s1", 1000)
+    run.data(3, "s1", 1000, 2000)
+    run.report(2.9, "s1", "s2")
+    run.move(4, 5, "s2")
+    run.data(6, "s2", 1000, 1000)
+    run.acknowledge(6.1, "s2", 2000)
+    return run
+
+
+def test_what_is_refused_before_the_migrate_syn_the_new_server_brings(tmp_path: Path) -> None:
+    run = deaf_before_its_syn()
+    run.data(7, "s2", 2000, 1000)
+    run.acknowledge(7.1, "s2", 3000)  # it has 6000, but s2 has sent no more
+    run.data(8, "s2", 3000, 3500)
+    _, trace = traced(run.write(tmp_path))
+    assert trace.deliveries["edge"].tolist() == [1000, 1000, 2000, 2000, 6000, 6500]
+    assert trace.duplicate_bytes == 1000 + 1000 + 3000
+
+
+def test_what_the_client_had_behind_a_gap_it_keeps_when_it_moves(tmp_path: Path) -> None:
+    """Although it acknowledges none of it to the new server, whose own segment with these bytes is lost."""
+    run = deaf_before_its_syn()
+    run.data(7, "s2", 2000, 500)
+    run.data(8, "s2", 2500, 500)
+    run.acknowledge(8.1, "s2", 3000)
+    run.data(9, "s2", 5000, 2000)
+    run.acknowledge(9.1, "s2", 7000)
+    _, trace = traced(run.write(tmp_path))
+    assert (trace.delivered, trace.has_hole) == (7000, False)
+    assert trace.moves["new_ns"].notna().all() and trace.payload_by_server() == {"s1": 5000, "s2": 2000}
+
+
 def test_repeated_and_failed_attempts(tmp_path: Path) -> None:
     run = Download()
     run.handshake(0)
