@@ -73,8 +73,7 @@ class Serving:
             action = steps.send(await self._do(action))
         if action.complaint:
             log.warning("%s:%d: %s", *peer, action.complaint)
-            # An end of the stream would not do: the client may have more of it than this server has sent.
-            self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+            self._reset()
         else:
             await self._finish()
 
@@ -175,6 +174,14 @@ class Serving:
             while await self._client.recv(PIECE):
                 pass
 
+    def _reset(self) -> None:
+        """Have the connection end by a reset when it is closed.
+
+        In a response an end of the stream would not do: the client may have more of it than this server has sent, and
+        then ignores that as one of the past; and of a response without a length it would be the end.
+        """
+        self._client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("=ii", 1, 0))
+
     def _drop(self) -> None:
         if self._upstream is not None:
             self._upstream.close()
@@ -187,6 +194,8 @@ class Serving:
         self._drop()
         for fd in self._pipe or ():
             os.close(fd)
+        if isinstance(e, Exception) and not isinstance(e, OSError):
+            self._reset()
         self._client.close()
 
 
