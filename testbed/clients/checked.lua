@@ -25,7 +25,11 @@ function done(summary, latency, requests)
     for _, thread in ipairs(threads) do
         wrong, right = wrong + thread:get("wrong"), right + thread:get("right")
     end
-    local errors = summary.errors
-    print(string.format('{"right": %d, "wrong": %d, "errors": %d}', right, wrong,
-        errors.connect + errors.read + errors.write + errors.status + errors.timeout))
+    local errors, names = {}, {"connect", "read", "write", "status", "timeout"}
+    for i, name in ipairs(names) do
+        errors[i] = string.format('"%s": %d', name, summary.errors[name])
+        errors.sum = (errors.sum or 0) + summary.errors[name]
+    end
+    print(string.format('{"right": %d, "wrong": %d, "errors": %d, %s}', right, wrong, errors.sum,
+        table.concat(errors, ", ")))
 end

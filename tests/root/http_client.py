@@ -47,9 +47,9 @@ class Client:
         return pd.read_parquet(self.directory / f"{name}.parquet")
 
 
-def received(host: Any, address: str) -> int:
-    """Bytes that connections of `host` to `address` have received so far."""
-    words = checked(host, "ss", "-Htin", "dst", address).split()
+def received(host: Any, address: str, end: str = "dst") -> int:
+    """Bytes that connections of `host` to `address` have received so far; with "src" as `end`, those from there."""
+    words = checked(host, "ss", "-Htin", end, address).split()
     return sum(int(word.partition(":")[2]) for word in words if word.startswith("bytes_received:"))
 
 

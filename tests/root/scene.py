@@ -30,6 +30,7 @@ from mtcp.linux.sockdiag import SockDiag, TcpSocket
 from testbed.capture import Capture, capturing, drops
 from testbed.namespaces import enter_network_of
 from testbed.processes import PATIENCE, Program, checked
+from tests.root.http_client import eventually
 from topologies.two_servers import ADDRESSES, ADDRESSES6, Running
 
 ANNOUNCED = 10.0 * PATIENCE
@@ -188,6 +189,11 @@ class Scene:
             return None
         ends = FourTuple(Endpoint.parse(connection), Endpoint.parse(row["server"]))
         return self.commands.submit(_find, ends).result(30 * PATIENCE)
+
+    def wait_for_payload(self, connection: str, size: int = 1) -> None:
+        """Wait until so many more bytes have come: from the server that has the connection now."""
+        before = self.received(connection)
+        eventually(lambda: self.received(connection) >= before + size)
 
     # -- evidence
 

@@ -18,7 +18,8 @@ import testbed.clients
 from mtcp.address import Endpoint
 from testbed import nginx, sandbox
 from testbed.processes import PATIENCE, Program
-from tests.root.scene import SERVERS, Scene
+from tests.root.http_client import eventually
+from tests.root.scene import SERVERS, Outcome, Scene
 from topologies.two_servers import running
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(200 if sandbox.inside() else 900)]
@@ -108,19 +109,35 @@ def test_pipelining(scene: Scene) -> None:
     scene.judge(connection, outcomes)
 
 
+def wait_for_downloads(scene: Scene, count: int) -> list[str]:
+    """Wait for so many connections on which something comes."""
+    found: list[str] = []
+
+    def there() -> bool:
+        found[:] = [connection for connection in scene.wait_for_connections(count) if scene.received(connection)]
+        return len(found) == count
+
+    eventually(there)
+    return found
+
+
 def test_many_at_once(scene: Scene) -> None:
     """As a browser does: eight connections, requests in turn; all of them move. wrk looks at every byte."""
     expected = scene.net.directory / "medium"
+    size = expected.stat().st_size
     with scene.watched("many"):
-        program = scene.client("wrk", "-t", "2", "-c", "8", "-d", "5s", "-s", CHECKED, f"{URL}/medium", "--", expected)
-        connections = scene.wait_for_connections(8)
-        chosen = random.Random(4)
-        outcomes = {connection: scene.moves(connection, 2, seed=5) for connection in connections}
-        for connection in chosen.sample(connections, 4):
-            outcomes[connection] += scene.moves(connection, 1, seed=6)
-        assert program.runs
+        options = ["-t", "2", "-c", "8", "-d", "600s", "--timeout", "60s", "-s", CHECKED]
+        program = scene.client("wrk", *options, f"{URL}/medium", "--", expected)
+        connections = wait_for_downloads(scene, 8)
+        outcomes = {connection: list[Outcome]() for connection in connections}
+        for connection in [*connections, *random.Random(4).sample(connections, 4), *connections]:
+            outcomes[connection] += scene.moves(connection, 1, seed=len(outcomes[connection]))
+            scene.wait_for_payload(connection)
+        for connection in connections:
+            scene.wait_for_payload(connection, 2 * size)
+        program.process.send_signal(signal.SIGINT)
         found = json.loads(program.result().splitlines()[-1])
-        assert found["right"] > 50 and not found["wrong"] and not found["errors"], found
+        assert found["right"] >= len(connections) and not found["wrong"] and not found["errors"], found
     assert scene.opened() == 9  # the first of wrk's is only to see whether it can
     for connection in connections:
         seen = scene.seen(connection)  # wrk resets what is under way when its time is over
@@ -131,12 +148,12 @@ def test_many_at_once(scene: Scene) -> None:
 def test_an_upload_waits_for_its_answer(scene: Scene, how: list[str]) -> None:
     source = scene.net.directory / "medium"
     with scene.watched("upload"):
-        upload = [*how, "--limit-rate", "1M", "-T", str(source), f"{URL}/put/moved"]
-        program = scene.client("curl", "-sSN", *upload, "--next", "-sSN", "--limit-rate", "1M", f"{URL}/medium")
+        upload = [*how, "--limit-rate", "500k", "-T", str(source), f"{URL}/put/moved"]
+        program = scene.client("curl", "-sSN", *upload, "--next", "-sSN", "--limit-rate", "300k", f"{URL}/medium")
         digest = program.digest()
         [connection] = scene.wait_for_connections()
         refused, outcomes = [], []
-        while program.runs and len(outcomes) < 3:
+        while program.runs and (not refused or len(outcomes) < 3):
             outcome = scene.move(connection)
             (outcomes if outcome["outcome"] == "moved" else refused).append(outcome)
             time.sleep(0.02)
@@ -146,7 +163,7 @@ def test_an_upload_waits_for_its_answer(scene: Scene, how: list[str]) -> None:
     assert where.read_bytes() == source.read_bytes()
     where.unlink()
     assert {outcome["reason"].split(":")[0] for outcome in refused} == {"HELD"}, refused
-    assert len(outcomes) == 3
+    assert len(outcomes) >= 3
     seen = scene.seen(connection)
     assert (seen.handshakes, seen.resets) == (1, 0), seen
 
@@ -157,9 +174,8 @@ def test_a_file_that_differs_is_noticed(scene: Scene) -> None:
     changed.write_bytes(kept.read_bytes()[::-1])
     try:
         with scene.watched("changed"):
-            program = scene.client("curl", "-sSN", "-o", scene.directory / "got", f"{URL}/big")
-            [connection] = scene.wait_for_connections()
-            time.sleep(0.1)
+            program = scene.client("curl", "-sSN", "--limit-rate", "10M", "-o", scene.directory / "got", f"{URL}/big")
+            [connection] = wait_for_downloads(scene, 1)
             assert scene.move(connection)["outcome"] == "moved"
             _, said = program.process.communicate(timeout=20 * PATIENCE)
             assert program.process.returncode == 56, said  # curl's "connection reset by peer"
@@ -173,10 +189,9 @@ def test_a_file_that_differs_is_noticed(scene: Scene) -> None:
 def test_a_killed_sidecar(scene: Scene, sidecars: list[Program]) -> None:
     """The agent has the connection, and another server takes it."""
     with scene.watched("killed"):
-        program = scene.client("curl", "-sSN", f"{URL}/big")
+        program = scene.client("curl", "-sSN", "--limit-rate", "10M", f"{URL}/big")
         digest = program.digest()
-        [connection] = scene.wait_for_connections()
-        time.sleep(0.1)
+        [connection] = wait_for_downloads(scene, 1)
         sidecars[0].stop(signal.SIGKILL)
         outcomes = [scene.move(connection)]
         assert digest.result() == sha256(scene, "big")
@@ -189,8 +204,9 @@ def test_a_sidecar_killed_in_an_upload(scene: Scene, sidecars: list[Program]) ->
     with scene.watched("killed-upload"):
         program = scene.client("curl", "-sSN", "--limit-rate", "300k", "-T", source, f"{URL}/put/lost")
         [connection] = scene.wait_for_connections()
-        while scene.move(connection)["outcome"] == "moved":
+        while (outcome := scene.move(connection))["outcome"] == "moved":
             time.sleep(0.01)
+        assert outcome["reason"].startswith("HELD"), outcome
         row = scene.connections()[connection]
         sidecars[SERVERS.index(Endpoint.parse(row["current"]).ip)].stop(signal.SIGKILL)
         assert scene.move(connection)["outcome"] == "moved"
