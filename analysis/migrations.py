@@ -6,11 +6,12 @@ server, its ACCEPT, and payload from it.
 
 The capture sees packets before the client's mapping does, also those that the mapping refuses. What a server
 sends after the MIGRATE SYN that leaves it, at or beyond the point of the stream where its successor begins,
-therefore counts as refused: it is neither new nor progress, but waste, and the successor sends it again. The mapping
-is deaf from the decision on, which may be well before its MIGRATE SYN is on the wire, and mute, too: so what the client
-still acknowledged to the old server, or anything before it, it was not deaf to. What it refused later, its first
-acknowledgement to the new server shows. That need not be true of earlier data, for the mapping acknowledges no more to
-a server than that has sent: the client may have more, from the old one, behind a gap or not.
+therefore counts as refused: it is neither new nor progress, but waste, and the successor sends it again. So does what
+comes of the successor before its ACCEPT: it is late, of an earlier tenure. The mapping is deaf from the decision on,
+which may be well before its MIGRATE SYN is on the wire, and mute, too: so what the client still acknowledged to the
+old server, or anything before it, it was not deaf to. What it refused later, its first acknowledgement to the new
+server shows. That need not be true of earlier data, for the mapping acknowledges no more to a server than that has
+sent: the client may have more, from the old one, behind a gap or not.
 """
 
 from __future__ import annotations
@@ -296,7 +297,7 @@ def _tenures(
     heard = {name: group["time_ns"].to_numpy(np.int64) for name, group in told.items()}
     rows, begun = [], 0
     for (to, syn, accept), end in zip(accepted, [syn for _, syn, _ in accepted[1:]] + [_FOREVER], strict=False):
-        payload = _first(times.get(to), syn, end)
+        payload = _first(times.get(to), accept, end)  # what comes before is late, of its last tenure
         at = by_server[to]["offset"].iloc[np.searchsorted(times[to], payload)] if payload is not None else None
         got = _acknowledged(told.get(to), accept, end, at)
         last = max(begun, _last(heard.get(server), syn))
@@ -323,11 +324,13 @@ def _deliver(data: pd.DataFrame, tenures: pd.DataFrame) -> pd.DataFrame:
     end = (data["offset"] + data["payload"]).to_numpy(np.int64, copy=True)
     for server in data["server"].unique():
         turns = tenures[(tenures["from"] == server) | (tenures["to"] == server)]
-        limits = np.where(turns["to"] == server, _FOREVER, turns["handover"])
+        comes = (turns["to"] == server).to_numpy()
+        limits = np.where(comes, _FOREVER, turns["handover"])
         mine = np.flatnonzero(data["server"] == server)
         turn = np.searchsorted(turns["syn_ns"].to_numpy(np.int64), times[mine], side="right") - 1
         mine, turn = mine[turn >= 0], turn[turn >= 0]
-        end[mine] = np.minimum(end[mine], limits[turn])
+        is_early = comes[turn] & (times[mine] < turns["accept_ns"].to_numpy(np.int64)[turn])
+        end[mine] = np.where(is_early, 0, np.minimum(end[mine], limits[turn]))
     servers = data["server"].to_numpy(object)
     doubtful, left = (np.searchsorted(times, tenures[name].to_numpy(np.int64)) for name in ("heard_ns", "syn_ns"))
     for old, since, until, limit in zip(
@@ -347,7 +350,7 @@ def _moves(tenures: pd.DataFrame, deliveries: pd.DataFrame) -> pd.DataFrame:
     of_server = {name: group["time_ns"].to_numpy(np.int64) for name, group in advance.groupby("server")}
     rows = []
     for tenure in tenures.to_dict("records"):
-        new = _first(of_server.get(tenure["to"]), tenure["syn_ns"], tenure["end_ns"])
+        new = _first(of_server.get(tenure["to"]), tenure["accept_ns"], tenure["end_ns"])
         if new is not None:
             first, last = np.searchsorted(times, [tenure["syn_ns"], new])
             stall = np.diff(times[max(first - 1, 0) : last + 1]).max(initial=0) / 1e6

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from analysis import migrations, statistics
-from analysis.capture import ABORT, ACK, MIGRATE, RST, SYN
+from analysis.capture import ABORT, ACCEPT, ACK, MIGRATE, RST, SYN
 from analysis.run import Run, RunError
 from analysis.synthetic import CLIENT_PORT, Download
 from analysis.verdict import examine, judge
@@ -151,6 +151,27 @@ def test_what_the_client_had_behind_a_gap_it_keeps_when_it_moves(tmp_path: Path)
     _, trace = traced(run.write(tmp_path))
     assert (trace.delivered, trace.has_hole) == (7000, False)
     assert trace.moves["new_ns"].notna().all() and trace.payload_by_server() == {"s1": 5000, "s2": 2000}
+
+
+def test_what_comes_late_of_a_server_to_which_the_client_moves_back(tmp_path: Path) -> None:
+    """Between MIGRATE SYN and ACCEPT the mapping hears nobody; and where S1 begins now, these segments do not say."""
+    run = Download()
+    run.handshake(0)
+    run.data(1, "s1", 0, 1000)
+    run.report(1.4, "s1", "s2")
+    run.move(1.5, 2, "s2")
+    run.data(3, "s2", 1000, 2000)
+    run.report(3.9, "s2", "s1")
+    run.control(4, "client", "s1", MIGRATE, SYN)
+    run.data(4.5, "s1", 2000, 3000)
+    run.control(5, "s1", "client", ACCEPT, SYN | ACK)
+    run.data(6, "s1", 3000, 1000)
+    run.acknowledge(6.1, "s1", 4000)
+    run.data(7, "s1", 4000, 2000)
+    _, trace = traced(run.write(tmp_path))
+    assert trace.moves["handover"].tolist() == [1000, 3000]
+    assert trace.moves["migration_ms"].tolist() == pytest.approx([1.5, 2.0])
+    assert trace.deliveries["fresh"].tolist() == [1000, 2000, 0, 1000, 2000]
 
 
 def test_repeated_and_failed_attempts(tmp_path: Path) -> None:
