@@ -190,11 +190,11 @@ class ServerConnection:
     def _ends_ahead(self) -> list[Segment]:
         """What makes the client believe the kernel's reset, if that is to come and the connection was taken.
 
-        The old server may have sent more than the client had acknowledged, and this one cannot know how much: its own
-        reset would be one of the past, which is ignored. An end of the stream that lies ahead of what the client has is
-        answered with what that is, at once, and to this answer, of a connection that is no more, the kernel's reset is
-        right. A reset ahead would not do: the answer is limited to twice a second (RFC 5961 section 7), and by the
-        client's mapping to what the server has been seen to send.
+        The client may have more of the old server's than this one has sent, behind a gap that this one has filled, and
+        nobody here knows how much: a reset from here would be one of the past, which is ignored. An end of the stream
+        that lies ahead of what the client has is answered with what that is, at once, and to this answer, of a
+        connection that is no more, the kernel's reset is right. A reset ahead would not do: the answer is limited to
+        twice a second (RFC 5961 section 7), and by the client's mapping to what the server has been seen to send.
         """
         if not self.moves or self._sock.fileno() < 0 or not tcp_repair.is_to_be_reset(self._sock):
             return []
