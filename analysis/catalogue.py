@@ -85,6 +85,7 @@ _HEADLINES = {
     "wan": "stall_ms",
     "recursive": "commit_ms",
     "drain": "measured.drain_s",
+    "nginx": "measured.goodput_mbps",
 }
 _USUAL = ("kept", "request_kept", "rebuffering_s", "goodput_after_mbps", "first_byte_ms", "wire_stall_ms")
 _COMPANIONS = ("silence_ms", "stall_ms", "detect_ms")
