@@ -25,7 +25,7 @@ from topologies.two_servers import running
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(200 if sandbox.inside() else 900)]
 
 PORT = 8080
-MBITS = 400
+MBITS = 200
 MOVES = 15
 URL = f"http://{SERVERS[0]}:{PORT}"
 CLIENTS = Path(__file__).parents[1] / "clients"
