@@ -11,6 +11,7 @@
  * -g: wait for a line on stdin between the request and the first read (or write).
  * -e: in echo modes, have the server export no more often than every so many bytes.
  * -n: in download modes, so many connections at once, a thread and BYTES for each.
+ * With BYTES 0 until a line comes on stdin (another one than -g's); not in turns.
  *
  * Prints one line of JSON. Exit status 0 only if every byte was right and no call did what its manual page allows but
  * an undisturbed connection never shows.
@@ -18,6 +19,7 @@
 #define _GNU_SOURCE
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <netdb.h>
 #include <netinet/tcp.h>
 #include <poll.h>
@@ -41,6 +43,9 @@ static socklen_t server_size;
 static const char *mode;
 static long total, chunk = BLOCK, interval_us, export_every, connections = 1;
 static int gated;
+/* Where the stream ends: a client that goes on until it is told learns that late. */
+static atomic_long end;
+static atomic_int told;
 
 /* What an application must never see; the number of times that it was seen. */
 static atomic_long interrupted, short_counts, error_events, would_block, timeouts, early_ends, mismatches, peer_changed,
@@ -100,7 +105,11 @@ static void check_peer(int fd)
 {
     struct sockaddr_storage peer = {0};
     socklen_t size = sizeof peer;
-    if (getpeername(fd, (struct sockaddr *)&peer, &size) || memcmp(&peer, &server, sizeof peer))
+    int failed = getpeername(fd, (struct sockaddr *)&peer, &size);
+    /* A socket whose streams have both ended has no peer any more. */
+    if (failed && errno == ENOTCONN && !total && told)
+        return;
+    if (failed || memcmp(&peer, &server, sizeof peer))
         note(&peer_changed, "getpeername", errno);
 }
 
@@ -121,6 +130,49 @@ static void gate(void)
 {
     if (gated && getchar() == EOF)
         exit(2);
+}
+
+/* Wait for a line, and leave it there: every connection's thread waits for the same. */
+static void wait_until_told(void)
+{
+    struct pollfd input = {0, POLLIN, 0};
+    while (poll(&input, 1, -1) < 0 && errno == EINTR)
+        ;
+    told = 1;
+}
+
+static void beside(void *(*work)(void *), void *argument)
+{
+    pthread_t thread;
+    pthread_create(&thread, NULL, work, argument);
+    pthread_detach(thread);
+}
+
+static void *listener(void *unused)
+{
+    wait_until_told();
+    return unused;
+}
+
+/* A download's way to say that it is enough: the server goes on to a whole number of PERIODs, and ends. */
+static void *ender(void *fd)
+{
+    wait_until_told();
+    if (shutdown((int)(long)fd, SHUT_WR))
+        note_errno("shutdown");
+    return NULL;
+}
+
+/* Whether the server may end a download there. */
+static int may_end(long offset)
+{
+    return !total && told && offset % PERIOD == 0;
+}
+
+/* What a poll may say beside that there is something to read. */
+static unsigned ended_events(void)
+{
+    return told && !total ? POLLRDHUP | POLLHUP : 0;
 }
 
 static int read_address(const char *ip, const char *port)
@@ -149,17 +201,19 @@ static void read_blocking(int fd, int flags)
 {
     unsigned char buffer[BLOCK];
     long offset = 0, last = 0;
-    while (offset < total && !first_error[0]) {
-        long wanted = total - offset < BLOCK ? total - offset : BLOCK;
+    while (offset < end && !first_error[0]) {
+        long wanted = end - offset < BLOCK ? end - offset : BLOCK;
         ++calls;
         ssize_t n = recv(fd, buffer, wanted, flags);
+        if (n == 0 && may_end(offset))
+            break;
         if (n < 0 && errno == EAGAIN)
             note(&timeouts, "recv", errno);
         else if (n < 0)
             note_errno("recv");
         else if (n == 0)
             note(&early_ends, "recv", offset);
-        else if (n < wanted && (flags & MSG_WAITALL))
+        else if (n < wanted && (flags & MSG_WAITALL) && !may_end(offset + n))
             note(&short_counts, "recv", n);
         if (n > 0)
             offset = take(buffer, offset, n, &last);
@@ -174,7 +228,7 @@ static int wait_readable(int fd, int epoll)
     if (!strcmp(mode, "poll")) {
         struct pollfd p = {fd, POLLIN | POLLRDHUP, 0};
         int n = poll(&p, 1, LIMIT_S * 1000);
-        if (n == 1 && p.revents != POLLIN)
+        if (n == 1 && (p.revents & ~ended_events()) != POLLIN)
             note(&error_events, "poll", p.revents);
         if (n == 1)
             return 1;
@@ -195,7 +249,7 @@ static int wait_readable(int fd, int epoll)
     } else {
         struct epoll_event event;
         int n = epoll_wait(epoll, &event, 1, LIMIT_S * 1000);
-        if (n == 1 && (event.events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP)))
+        if (n == 1 && (event.events & (EPOLLERR | EPOLLHUP | EPOLLRDHUP) & ~ended_events()))
             note(&error_events, "epoll", event.events);
         if (n == 1)
             return 1;
@@ -208,20 +262,20 @@ static void read_by_events(int fd)
 {
     unsigned char buffer[BLOCK];
     long offset = 0, last = 0;
-    int edge = !strcmp(mode, "epoll-et"), epoll = epoll_create1(EPOLL_CLOEXEC);
+    int over = 0, edge = !strcmp(mode, "epoll-et"), epoll = epoll_create1(EPOLL_CLOEXEC);
     struct epoll_event wanted = {EPOLLIN | EPOLLRDHUP | (edge ? EPOLLET : 0), {0}};
     fcntl(fd, F_SETFL, fcntl(fd, F_GETFL) | O_NONBLOCK);
     epoll_ctl(epoll, EPOLL_CTL_ADD, fd, &wanted);
-    while (offset < total && !first_error[0] && wait_readable(fd, epoll)) {
-        for (int first = 1; offset < total; first = 0) {
+    while (offset < end && !over && !first_error[0] && wait_readable(fd, epoll)) {
+        for (int first = 1; offset < end; first = 0) {
             ++calls;
-            ssize_t n = recv(fd, buffer, total - offset < BLOCK ? total - offset : BLOCK, 0);
+            ssize_t n = recv(fd, buffer, end - offset < BLOCK ? end - offset : BLOCK, 0);
             /* Edge-triggered, an event may be for what the last round has read already (epoll(7)). */
             if (n < 0 && errno == EAGAIN && (edge || !first))
                 break;
             if (n < 0)
                 note_errno("recv");
-            else if (n == 0)
+            else if (n == 0 && !(over = may_end(offset)))
                 note(&early_ends, "recv", offset);
             if (n <= 0)
                 break;
@@ -241,6 +295,8 @@ static void *download(void *unused)
     snprintf(request, sizeof request, "DOWN %ld %ld %ld\n", total, chunk, interval_us);
     int fd = open_connection(request);
     gate();
+    if (!total)
+        beside(ender, (void *)(long)fd);
     if (!strcmp(mode, "timeout")) {
         struct timeval limit = {LIMIT_S, 0};
         setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof limit);
@@ -263,12 +319,20 @@ static void pace(long *due)
     clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
 }
 
+/* The size of what is sent next. Once told it is the last, to which a reader that waits gets an answer. */
+static long next_size(long offset)
+{
+    if (!total && told)
+        end = offset + chunk;
+    return end - offset < chunk ? end - offset : chunk;
+}
+
 /* Blocking sends of `chunk` bytes of the pattern; each must take all. */
 static void write_pattern(int fd, int direction)
 {
     long offset = 0, due = 0;
-    while (offset < total && !first_error[0]) {
-        long n = total - offset < chunk ? total - offset : chunk;
+    while (offset < end && !first_error[0]) {
+        long n = next_size(offset);
         if (!send_all(fd, table[direction] + offset % PERIOD, n))
             return;
         offset += n;
@@ -284,8 +348,10 @@ static void upload(void)
     int fd = open_connection(text), n = 0;
     gate();
     write_pattern(fd, UP);
-    bytes += total;
-    snprintf(expected, sizeof expected, "OK %ld\n", total);
+    bytes += end;
+    snprintf(expected, sizeof expected, "OK %ld\n", end);
+    if (!total && shutdown(fd, SHUT_WR))
+        note_errno("shutdown");
     ssize_t got;
     while (n < (int)sizeof text - 1 && (got = recv(fd, text + n, sizeof text - 1 - n, 0)) != 0) {
         if (got < 0) {
@@ -329,12 +395,12 @@ static void both_ways(void)
 static long turn(int fd, long offset, long n)
 {
     unsigned char buffer[BLOCK];
-    long last = 0, end = offset + n;
+    long last = 0, whole = offset + n;
     if (!send_all(fd, table[DOWN] + offset % PERIOD, n))
         return offset;
-    while (offset < end) {
+    while (offset < whole) {
         ++calls;
-        ssize_t got = recv(fd, buffer, end - offset < BLOCK ? end - offset : BLOCK, MSG_WAITALL);
+        ssize_t got = recv(fd, buffer, whole - offset < BLOCK ? whole - offset : BLOCK, MSG_WAITALL);
         if (got <= 0) {
             got ? note_errno("recv") : note(&early_ends, "recv", offset);
             break;
@@ -351,8 +417,8 @@ static void exchange(void)
     long offset = 0, due = 0;
     int fd = open_echo();
     gate();
-    while (offset < total && !first_error[0]) {
-        offset = turn(fd, offset, total - offset < chunk ? total - offset : chunk);
+    while (offset < end && !first_error[0]) {
+        offset = turn(fd, offset, next_size(offset));
         pace(&due);
     }
     close(fd);
@@ -368,7 +434,7 @@ static void turns(void)
         printf("turn\n");
         fflush(stdout);
     }
-    total = offset;
+    end = offset;
     close(fd);
 }
 
@@ -405,14 +471,17 @@ int main(int argc, char **argv)
     struct sigaction action = {.sa_handler = on_pipe};
     sigaction(SIGPIPE, &action, NULL);
     fill_tables();
-    long wanted = total;
+    setvbuf(stdin, NULL, _IONBF, 0);
+    end = total ? total : LONG_MAX;
+    int writes = !strcmp(mode, "upload") || !strcmp(mode, "threads") || !strcmp(mode, "exchange");
+    if (writes && !total)
+        beside(listener, NULL);
     if (!strcmp(mode, "upload")) {
         upload();
     } else if (!strcmp(mode, "threads")) {
         both_ways();
     } else if (!strcmp(mode, "turns")) {
         turns();
-        wanted = total;
     } else if (!strcmp(mode, "exchange")) {
         exchange();
     } else {
@@ -430,11 +499,11 @@ int main(int argc, char **argv)
         download(NULL);
         for (int i = 1; i < connections; ++i)
             pthread_join(others[i], NULL);
-        wanted = connections * total;
+        end = total ? connections * total : bytes;
     }
     long violations = interrupted + short_counts + error_events + would_block + timeouts + early_ends + mismatches +
                       peer_changed + broken_pipes + other_errors;
-    int ok = !violations && bytes == wanted;
+    int ok = !violations && bytes == end;
     printf("{\"mode\": \"%s\", \"ok\": %s, \"bytes\": %ld, \"calls\": %ld, \"interrupted\": %ld, \"short_counts\": %ld, "
            "\"error_events\": %ld, \"would_block\": %ld, \"timeouts\": %ld, \"early_ends\": %ld, \"mismatches\": %ld, "
            "\"peer_changed\": %ld, \"broken_pipes\": %ld, \"other_errors\": %ld, \"max_gap_ms\": %.3f, "

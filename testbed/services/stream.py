@@ -8,6 +8,9 @@ A client's first line says what it wants:
     UP bytes                        it sends so many; the answer is "OK bytes" or "BAD offset"
     ECHO [every]                    everything comes back; it exports when `every` more bytes have (0: at once)
 
+No bytes (0): until the client ends its stream; DOWN goes on then to a whole number of PERIODs, by which the client
+knows that it has all.
+
 Byte i of a direction is `pattern`'s (testbed/clients/strict.c has the same). What each must export differs:
 DOWN nothing, since its request is read again and the library knows where in the stream the client is; UP how far it
 has verified; ECHO only that it is one, but all that came since is read, and written, again. With --state, DOWN exports
@@ -24,6 +27,7 @@ import random
 import socket
 import sys
 import time
+from collections.abc import Callable
 from functools import partial
 
 import mtcp
@@ -79,14 +83,38 @@ def serve(connection: mtcp.Connection, state: bytes = b"") -> None:
             echo(connection, rest, *map(int, numbers))
 
 
+class End:
+    """Where a DOWN ends."""
+
+    def __init__(self, total: int, recv_nowait: Callable[[], bytes]) -> None:
+        self.at = total or sys.maxsize
+        self._told = bool(total)
+        self._recv_nowait = recv_nowait
+
+    def left(self, offset: int, at_most: int) -> int:
+        """How many bytes come next; 0 at the end."""
+        with contextlib.suppress(BlockingIOError):
+            if not self._told and not self._recv_nowait():
+                self._told, self.at = True, -(-offset // PERIOD) * PERIOD
+        return min(at_most, self.at - offset)
+
+
+def recv_nowait(connection: mtcp.Connection) -> bytes:
+    connection.settimeout(0)
+    try:
+        return connection.recv(PIECE)
+    finally:
+        connection.settimeout(None)
+
+
 def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) -> None:
     if interval_us:
         # Each piece when it is due, not when the one before it has been acknowledged.
         connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    offset = connection.discard(total)
+    end = End(total, partial(recv_nowait, connection))
+    offset = connection.discard(end.at)
     due = time.monotonic()
-    while offset < total:
-        length = min(chunk, total - offset)
+    while length := end.left(offset, chunk):
         connection.sendall(pattern(DOWN, offset, length))
         offset += length
         if interval_us:
@@ -97,9 +125,11 @@ def down(connection: mtcp.Connection, total: int, chunk: int, interval_us: int) 
 
 
 def up(connection: mtcp.Connection, data: bytes, total: int, offset: int = 0) -> None:
-    exported = offset
-    while offset < total:
-        data = data or connection.recv(min(PIECE, total - offset))
+    exported, end = offset, total or sys.maxsize
+    while offset < end:
+        data = data or connection.recv(min(PIECE, end - offset))
+        if not data and not total:
+            break
         if not data or data != pattern(UP, offset, len(data)):
             connection.sendall(b"BAD %d\n" % offset)
             return
@@ -108,7 +138,7 @@ def up(connection: mtcp.Connection, data: bytes, total: int, offset: int = 0) ->
         if offset - exported >= EXPORT_EVERY:
             connection.export_state(b"UP %d %d\n" % (total, offset))
             exported = offset
-    connection.sendall(b"OK %d\n" % total)
+    connection.sendall(b"OK %d\n" % offset)
 
 
 def echo(connection: mtcp.Connection, data: bytes, every: int = 0) -> None:
@@ -147,9 +177,9 @@ async def serve_async(connection: aio.Connection) -> None:
 
 
 async def down_async(connection: aio.Connection, total: int, chunk: int, interval_us: int) -> None:
-    offset = connection.discard(total)
-    while offset < total:
-        length = min(chunk, total - offset)
+    end = End(total, partial(connection.recv_nowait, PIECE))
+    offset = connection.discard(end.at)
+    while length := end.left(offset, chunk):
         await connection.sendall(pattern(DOWN, offset, length))
         offset += length
         await asyncio.sleep(interval_us / 1e6)
@@ -158,9 +188,11 @@ async def down_async(connection: aio.Connection, total: int, chunk: int, interva
 
 
 async def up_async(connection: aio.Connection, data: bytes, total: int, offset: int = 0) -> None:
-    exported = offset
-    while offset < total:
-        data = data or await connection.recv(min(PIECE, total - offset))
+    exported, end = offset, total or sys.maxsize
+    while offset < end:
+        data = data or await connection.recv(min(PIECE, end - offset))
+        if not data and not total:
+            break
         if not data or data != pattern(UP, offset, len(data)):
             await connection.sendall(b"BAD %d\n" % offset)
             return
@@ -169,7 +201,7 @@ async def up_async(connection: aio.Connection, data: bytes, total: int, offset: 
         if offset - exported >= EXPORT_EVERY:
             await connection.export_state(b"UP %d %d\n" % (total, offset))
             exported = offset
-    await connection.sendall(b"OK %d\n" % total)
+    await connection.sendall(b"OK %d\n" % offset)
 
 
 async def echo_async(connection: aio.Connection, data: bytes, every: int = 0) -> None:

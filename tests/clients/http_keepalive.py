@@ -1,18 +1,22 @@
-"""Several requests on one HTTP connection, whole files and ranges: ADDRESS DIRECTORY REQUESTS SEED."""
+"""Several requests on one HTTP connection, whole files and ranges: ADDRESS DIRECTORY SEED.
+
+Until a line comes.
+"""
 
 import http.client
 import random
+import select
 import sys
 import time
 from pathlib import Path
 
 
-def main(address: str, directory: str, requests: int, seed: int) -> None:
+def main(address: str, directory: str, seed: int) -> None:
     rng = random.Random(seed)
     connection = http.client.HTTPConnection(address, timeout=20)
     connection.connect()
     own = connection.sock.getsockname()
-    for _ in range(requests):
+    while not select.select([sys.stdin], [], [], 0)[0]:
         file = rng.choice(("small", "medium", "medium"))
         expected = Path(directory, file).read_bytes()
         headers, status = {}, 200
@@ -31,4 +35,4 @@ def main(address: str, directory: str, requests: int, seed: int) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], int(sys.argv[3]), int(sys.argv[4]))
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))

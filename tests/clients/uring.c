@@ -1,14 +1,16 @@
 /*
  * A client of testbed.services.stream that reads and writes by io_uring, without a library.
  *
- *     uring ADDRESS PORT BYTES        ECHO of so many bytes: a send and a receive are always under way together
+ *     uring ADDRESS PORT        ECHO until a line comes: a send and a receive are always under way together
  *
  * Exit status 0 only if every byte came back, no operation failed, and no send was short.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
 #include <errno.h>
+#include <limits.h>
 #include <linux/io_uring.h>
+#include <poll.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -87,10 +89,10 @@ static int wait_for_one(int *result)
 int main(int argc, char **argv)
 {
     struct sockaddr_in server = {.sin_family = AF_INET};
-    if (argc != 4 || !inet_aton(argv[1], &server.sin_addr))
+    if (argc != 3 || !inet_aton(argv[1], &server.sin_addr))
         return 2;
     server.sin_port = htons(atoi(argv[2]));
-    long total = atol(argv[3]), sent = 0, received = 0, sending = 0;
+    long total = LONG_MAX, sent = 0, received = 0, sending = 0;
     unsigned x = 1;
     for (int i = 0; i < PERIOD; ++i) {
         x = 1664525u * x + 1013904223u;
@@ -102,6 +104,9 @@ int main(int argc, char **argv)
     set_up();
     submit(RECV, buffer, BLOCK);
     while (received < total) {
+        struct pollfd input = {0, POLLIN, 0};
+        if (total == LONG_MAX && poll(&input, 1, 0) == 1)
+            total = sent + sending + BLOCK;
         if (!sending && sent < total) {
             sending = total - sent < BLOCK ? total - sent : BLOCK;
             submit(SEND, table + sent % PERIOD, sending);

@@ -11,8 +11,8 @@ import pytest
 from testbed import sandbox
 from testbed.processes import checked
 from testbed.strict import compile_strict
-from tests.root.corners import PER_SECOND, held, serve, stage, wait_until, wait_until_forgotten
-from tests.root.scene import SERVERS, Scene
+from tests.root.corners import held, serve, stage, wait_until, wait_until_forgotten
+from tests.root.scene import SERVERS, UNTIL_TOLD, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(60 if sandbox.inside() else 600)]
 
@@ -35,10 +35,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("mode", ["recv", "upload", "threads"])
 def test_a_process_per_connection(scene: Scene, strict: Path, mode: str) -> None:
     with scene.watched(f"fork-{mode}"):
-        client = scene.client(strict, mode, SERVERS[0], FORKING, str(PER_SECOND // 2))
+        client = scene.client(strict, mode, SERVERS[0], FORKING, UNTIL_TOLD)
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, 10, seed=1)
-        assert client.runs
+        client.tell()
         client.strict()
         wait_until_forgotten(scene, connection)
     scene.judge(connection, outcomes)
@@ -47,10 +47,10 @@ def test_a_process_per_connection(scene: Scene, strict: Path, mode: str) -> None
 def test_two_connections_of_one_client(scene: Scene, strict: Path) -> None:
     """Each of the server's processes has had a copy of the other's connection."""
     with scene.watched("fork-two"):
-        client = scene.client(strict, "-n", "2", "recv", SERVERS[0], FORKING, str(PER_SECOND // 4))
+        client = scene.client(strict, "-n", "2", "recv", SERVERS[0], FORKING, UNTIL_TOLD)
         both = scene.wait_for_connections(2)
         outcomes = {connection: scene.moves(connection, 5, seed=2) for connection in both}
-        assert client.runs
+        client.tell()
         client.strict()
         for connection in both:
             wait_until_forgotten(scene, connection)
@@ -61,12 +61,13 @@ def test_two_connections_of_one_client(scene: Scene, strict: Path) -> None:
 def test_moves_although_the_child_that_had_it_was_killed(scene: Scene, strict: Path) -> None:
     """Its parent lives, and has the same channel to the agent: it is the child's death that counts."""
     with scene.watched("fork-killed"):
-        client = scene.client(strict, "upload", SERVERS[0], FORKING, str(PER_SECOND // 2))
+        client = scene.client(strict, "upload", SERVERS[0], FORKING, UNTIL_TOLD)
         [connection] = scene.wait_for_connections()
         parent = next(p for p in scene.programs if "forking" in str(p.log) and p.name.endswith("s1")).process
         [child] = checked(scene.net.s1, "pgrep", "-P", str(parent.pid)).split()
         checked(scene.net.s1, "kill", f"-{signal.SIGKILL.value}", child)
         outcomes = [scene.move(connection, SERVERS[1])]
+        client.tell()
         client.strict()
         wait_until_forgotten(scene, connection)
     scene.judge(connection, outcomes)

@@ -13,7 +13,7 @@ from testbed import sandbox
 from testbed.processes import checked
 from testbed.strict import compile_strict
 from tests.root.corners import STREAM, stage
-from tests.root.scene import SERVERS, Scene
+from tests.root.scene import SERVERS, UNTIL_TOLD, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(100 if sandbox.inside() else 900)]
 
@@ -62,10 +62,10 @@ def losing(scene: Scene, percent: int) -> Iterator[None]:
     ids=["thin-download", "thin-upload", "download", "upload", "echo"],
 )
 def test_loss(scene: Scene, strict: Path, arguments: list[str], percent: int) -> None:
-    total = str(750 * int(arguments[1]))
     with scene.watched("loss"), losing(scene, percent):
-        client = scene.client(strict, *arguments, SERVERS[0], STREAM, total)
+        client = scene.client(strict, *arguments, SERVERS[0], STREAM, UNTIL_TOLD)
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, 5, seed=percent)
+        client.tell()
         client.strict()
     scene.judge(connection, outcomes)

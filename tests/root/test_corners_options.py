@@ -12,8 +12,8 @@ import pytest
 from testbed import sandbox
 from testbed.processes import checked
 from testbed.strict import compile_strict
-from tests.root.corners import PER_SECOND, STREAM, stage
-from tests.root.scene import SERVERS, Scene
+from tests.root.corners import STREAM, stage
+from tests.root.scene import SERVERS, UNTIL_TOLD, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(60 if sandbox.inside() else 900)]
 
@@ -33,9 +33,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def moves(scene: Scene, strict: Path, mode: str) -> None:
     with scene.watched(mode):
-        client = scene.client(strict, mode, SERVERS[0], STREAM, str(PER_SECOND // 4))
+        client = scene.client(strict, mode, SERVERS[0], STREAM, UNTIL_TOLD)
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, 5, seed=1)
+        client.tell()
         client.strict()
     scene.judge(connection, outcomes)
 

@@ -27,13 +27,12 @@ from tests.root.restarts import (
     wait_until_held,
     wait_until_moved,
 )
-from tests.root.scene import SERVERS, ClientProgram, Outcome, Scene
+from tests.root.scene import SERVERS, UNTIL_TOLD, ClientProgram, Outcome, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(90 if sandbox.inside() else 1200)]
 FORKING, ASYNC = "7101", "7003"
 PACE = ("-c", "20000", "-i", "2000")
 """10 MB/s, so that a stall shows and a restart takes place in mid-stream."""
-SIZE = "60000000"
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +51,7 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def begin(scene: Scene, strict: Path, port: str = STREAM, mode: str = "recv") -> tuple[ClientProgram, str]:
     """A paced download, of which the client's agent knows."""
-    client = scene.client(strict, *PACE, mode, SERVERS[0], port, SIZE)
+    client = scene.client(strict, *PACE, mode, SERVERS[0], port, UNTIL_TOLD)
     [connection] = scene.wait_for_connections()
     return client, connection
 
@@ -60,7 +59,7 @@ def begin(scene: Scene, strict: Path, port: str = STREAM, mode: str = "recv") ->
 def end(scene: Scene, client: ClientProgram, connection: str, outcomes: list[Outcome]) -> None:
     """It goes on: moves are as they were before."""
     outcomes += scene.moves(connection, 3, seed=5)
-    assert client.runs, "the client ended before the moves did: make the transfer longer"
+    client.tell()
     client.strict()
     wait_until_forgotten(scene, connection)
 
@@ -104,14 +103,14 @@ def test_a_connection_with_nothing_on_its_way(scene: Scene, strict: Path) -> Non
 def test_every_byte_is_counted_once(scene: Scene) -> None:
     s1 = scene.net.s1
     with scene.watched("counter"):
-        client = scene.client(sys.executable, CLIENTS / "counting.py", SERVERS[0], COUNTER, "60000", "1")
+        client = scene.client(sys.executable, CLIENTS / "counting.py", SERVERS[0], COUNTER, UNTIL_TOLD, "1")
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, 2, seed=1)
         kill(scene, s1)
         start(scene, s1)
         wait_until_held(s1, connection)
         outcomes += scene.moves(connection, 5, seed=2)
-        assert client.runs
+        client.tell()
         client.result()
     scene.judge(connection, outcomes)
 
