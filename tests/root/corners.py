@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import sys
 import threading
 import time
@@ -12,10 +13,11 @@ from typing import Any
 import pytest
 
 from mtcp.agent import local
+from mtcp.errors import MtcpError
 from testbed import sandbox
 from testbed.namespaces import enter_network_of
 from testbed.processes import Program
-from tests.root.scene import Scene
+from tests.root.scene import SERVERS, Outcome, Scene
 from topologies.two_servers import running
 
 SERVICES = Path(__file__).parents[1] / "services"
@@ -90,3 +92,19 @@ def wait_until_forgotten(scene: Scene, connection: str) -> None:
         ]
 
     wait_until(lambda: not known(), f"{connection} forgotten")
+
+
+def move_until_it_ends(scene: Scene, connection: str, instants: random.Random, pause: float) -> list[Outcome]:
+    """Each request must be answered; that the connection has ended is a good reason to refuse.
+
+    `pause`: seconds at most between them.
+    """
+    outcomes: list[Outcome] = []
+    while (row := scene.connections().get(connection)) is not None and len(outcomes) < 30:
+        current = row["current"].split(":")[0]
+        try:
+            outcomes.append(scene.move(connection, SERVERS[current == SERVERS[0]]))
+        except MtcpError as error:
+            assert "under way" not in str(error), error
+        time.sleep(instants.uniform(0.0, pause))
+    return outcomes

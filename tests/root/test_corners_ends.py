@@ -12,8 +12,8 @@ import pytest
 
 from mtcp.errors import MtcpError
 from testbed import sandbox
-from tests.root.corners import CLIENTS, STREAM, held, serve, stage, wait_until, wait_until_forgotten
-from tests.root.scene import SERVERS, ClientProgram, Outcome, Scene
+from tests.root.corners import CLIENTS, STREAM, held, move_until_it_ends, serve, stage, wait_until, wait_until_forgotten
+from tests.root.scene import SERVERS, ClientProgram, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(100 if sandbox.inside() else 900)]
 
@@ -39,19 +39,6 @@ def start(scene: Scene, *arguments: str) -> tuple[ClientProgram, str]:
     return client, connection
 
 
-def move_until_it_ends(scene: Scene, connection: str, instants: random.Random) -> list[Outcome]:
-    """Each request must be answered; that the connection has ended is a good reason to refuse."""
-    outcomes: list[Outcome] = []
-    while (row := scene.connections().get(connection)) is not None and len(outcomes) < 30:
-        current = row["current"].split(":")[0]
-        try:
-            outcomes.append(scene.move(connection, SERVERS[current == SERVERS[0]]))
-        except MtcpError as error:
-            assert "under way" not in str(error), error
-        time.sleep(instants.uniform(0.0, 0.02))
-    return outcomes
-
-
 def nothing_is_left(scene: Scene, connection: str) -> None:
     wait_until_forgotten(scene, connection)
     children = [p for p in scene.programs if "ending" in str(p.log)]
@@ -70,7 +57,7 @@ def test_the_server_ends_a_download(scene: Scene, manner: str) -> None:
             instants = random.Random(seed)
             request = f"{manner} {instants.randrange(5, 100)} DOWN {TOTAL} 65536 0"
             client, connection = start(scene, ENDING, "read", request, str(TOTAL))
-            move_until_it_ends(scene, connection, instants)
+            move_until_it_ends(scene, connection, instants, 0.02)
             offset, how = client.result().split()[-2:]
             assert how == "end" and (int(offset) == TOTAL or manner != "kill"), (seed, offset, how)
             nothing_is_left(scene, connection)
@@ -87,7 +74,7 @@ def test_the_server_ends_an_upload(scene: Scene, manner: str) -> None:
         instants = random.Random(seed)
         request = f"{manner} {instants.randrange(5, 100)} UP {TOTAL}"
         client, connection = start(scene, ENDING, "write", request, str(TOTAL))
-        move_until_it_ends(scene, connection, instants)
+        move_until_it_ends(scene, connection, instants, 0.02)
         offset, how = client.result().split()[-2:]
         assert how == "reset" or int(offset) == TOTAL, (seed, offset, how)
         nothing_is_left(scene, connection)
