@@ -1,4 +1,7 @@
-"""Asks, reads nothing until a line comes on its input, then all. gated.py ADDRESS PORT REQUEST BYTES"""
+"""Asks, reads nothing until a line comes on its input, then all. gated.py ADDRESS PORT REQUEST BYTES [HELD]
+
+The last HELD bytes are read after another line.
+"""
 
 from __future__ import annotations
 
@@ -12,15 +15,17 @@ from testbed.services.stream import DOWN, pattern
 
 
 def main() -> None:
-    address, port, request, total = sys.argv[1:]
+    address, port, request, total, *held = sys.argv[1:]
     with socket.create_connection((address, int(port))) as sock:
         sock.sendall(request.encode() + b"\n")
-        sys.stdin.readline()
         offset = 0
-        while offset < int(total):
-            data = sock.recv(1 << 16)
-            assert data and data == pattern(DOWN, offset, len(data)), f"wrong bytes at {offset}"
-            offset += len(data)
+        for end in (int(total) - sum(map(int, held)), int(total)):
+            if offset < end:
+                sys.stdin.readline()
+            while offset < end:
+                data = sock.recv(min(1 << 16, end - offset))
+                assert data and data == pattern(DOWN, offset, len(data)), f"wrong bytes at {offset}"
+                offset += len(data)
 
 
 if __name__ == "__main__":

@@ -13,8 +13,8 @@ import pytest
 from testbed import sandbox
 from testbed.processes import checked
 from testbed.strict import compile_strict
-from tests.root.corners import CLIENTS, PER_SECOND, STREAM, serve, stage, wait_until
-from tests.root.scene import SERVERS, Scene
+from tests.root.corners import CLIENTS, STREAM, serve, stage, wait_until
+from tests.root.scene import SERVERS, UNTIL_TOLD, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(100 if sandbox.inside() else 900)]
 
@@ -75,7 +75,7 @@ def test_more_is_exported_than_travels(scene: Scene) -> None:
     """It is refused, and goes on where it is; when the queue has drained, it moves."""
     total = 200 * MEGABYTE
     with scene.watched("too-large"):
-        arguments = [SERVERS[0], BULK, f"{total} 65536 {200 * MEGABYTE}", str(total)]
+        arguments = [SERVERS[0], BULK, f"{total} 65536 {200 * MEGABYTE}", str(total), str(30 * MEGABYTE)]
         client = scene.client(sys.executable, CLIENTS / "gated.py", *arguments)
         [connection] = scene.wait_for_connections()
         wait_until_stuck(scene, "s1", connection, 70 * MEGABYTE)
@@ -84,6 +84,7 @@ def test_more_is_exported_than_travels(scene: Scene) -> None:
         client.tell()
         wait_until(lambda: queued(scene, "s1", connection) < 40 * MEGABYTE, "the queue has drained", 30)
         outcomes = [scene.move(connection)]
+        client.tell()
         client.result()
     scene.judge(connection, outcomes)
 
@@ -104,7 +105,7 @@ def test_a_window_shut_for_long_by_the_client(scene: Scene, strict: Path) -> Non
 def test_a_window_shut_by_servers_that_do_not_read(scene: Scene, strict: Path) -> None:
     stopped = [p.process for p in scene.programs if "stream" in str(p.log)]
     with scene.watched("unread"):
-        client = scene.client(strict, "-c", "300000", "upload", SERVERS[0], STREAM, str(PER_SECOND))
+        client = scene.client(strict, "-c", "300000", "upload", SERVERS[0], STREAM, UNTIL_TOLD)
         [connection] = scene.wait_for_connections()
         for process in stopped:
             process.send_signal(signal.SIGSTOP)
@@ -114,6 +115,7 @@ def test_a_window_shut_by_servers_that_do_not_read(scene: Scene, strict: Path) -
         finally:
             for process in stopped:
                 process.send_signal(signal.SIGCONT)
+        client.tell()
         client.strict()
     scene.judge(connection, outcomes)
 
@@ -124,10 +126,11 @@ def test_right_after_the_first_byte(scene: Scene, strict: Path) -> None:
     with scene.watched("first"):
         for _ in range(10):
             scene.known = frozenset(scene.connections())
-            client = scene.client(strict, "recv", SERVERS[0], STREAM, str(3 * MEGABYTE))
+            client = scene.client(strict, "recv", SERVERS[0], STREAM, UNTIL_TOLD)
             [connection] = scene.wait_for_connections()
             connections.append(connection)
             outcomes.append(scene.move(connection))
+            client.tell()
             client.strict()
     for connection, outcome in zip(connections, outcomes, strict=True):
         assert outcome["outcome"] == "moved", outcome
