@@ -14,6 +14,8 @@ BIG = 16 * MB
 """Bytes of the file."""
 SLOW, FAST = 10.0, 200.0
 """Mbit/s of the links: until it has moved, and to the end."""
+HELD = 6 * MB
+"""Bytes that the client may print before it has left."""
 DOWNLOAD = ["curl", "-sS", f"http://{SERVERS[0]}/big"]
 
 
@@ -23,7 +25,7 @@ def leaves(
     """A download leaves S1 when that is in trouble, soon, once, and without harm."""
     with scene.watched(name), ExitStack() as stack:
         client = scene.client(*download)
-        digest = client.digest()
+        digest = client.digest(held=HELD)
         (connection,) = scene.wait_for_connections()
         time.sleep(1)  # at full speed
         assert scene.connections()[connection]["current"].startswith(SERVERS[0])
@@ -31,6 +33,7 @@ def leaves(
         wait_until_on(scene, connection, SERVERS[1])
         stack.close()
         scene.net.set_bw(FAST)
+        client.tell()
         assert digest.result(40) == content(scene)
         scene.net.set_bw(SLOW)
     outcomes = migrations_of(scene, connection)

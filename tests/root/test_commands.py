@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(60 if sandbo
 
 MTCP = Path(sys.executable).with_name("mtcp")
 NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
-DOWNLOAD = ["curl", "-sS", "--limit-rate", "2M", "-o", "/dev/null", "http://s1/big"]
+DOWNLOAD = ["curl", "-sS", "--limit-rate", "100k", "-o", "/dev/null", "http://s1/big"]
 OCCUPANT = """
 import socket, sys
 with socket.create_server((sys.argv[1], int(sys.argv[2]))) as s:

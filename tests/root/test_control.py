@@ -74,7 +74,7 @@ class Yard:
         """A connection moves to s2, as ever."""
         scene = self.scene
         scene.known = frozenset(scene.connections())
-        program = scene.client("curl", "-sS", "--limit-rate", "2M", "-o", "/dev/null", "http://s1/big")
+        program = scene.client("curl", "-sS", "--limit-rate", "100k", "-o", "/dev/null", "http://s1/big")
         [connection] = scene.wait_for_connections()
         outcome: Outcome = scene.move(connection, ADDRESSES["s2"])
         program.process.kill()
@@ -277,7 +277,7 @@ def test_outcome_from_a_server_that_was_not_given_the_connection(yard: Yard) -> 
     """The connection is on s1: neither s3's DONE nor its RELEASE does anything to it."""
     scene = yard.scene
     scene.known = frozenset(scene.connections())
-    program = scene.client("curl", "-sS", "--limit-rate", "2M", "-o", "/dev/null", "http://s1/big")
+    program = scene.client("curl", "-sS", "--limit-rate", "100k", "-o", "/dev/null", "http://s1/big")
     [connection] = scene.wait_for_connections()
     old = FourTuple(OLD.local, Endpoint.parse(connection))
     for outcome in (Done(old, 0, bytes(8)), Release(old, 0, bytes(8), bytes(8))):

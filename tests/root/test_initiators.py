@@ -23,6 +23,8 @@ pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(90 if sandbo
 MB = 1_000_000
 SLOW, FAST = 10.0, 200.0
 """Mbit/s of the links: while commands are given, and when all has been said."""
+HELD = 6 * MB
+"""Bytes that curl may print before all has been said."""
 DOWNLOAD = ["curl", "-sS", f"http://{SERVERS[0]}/big"]
 
 
@@ -44,6 +46,8 @@ def content(scene: Scene) -> str:
 def finish(scene: Scene, *downloads: Future[str]) -> None:
     """Wait for the downloads; each must be exact."""
     scene.net.set_bw(FAST)
+    for client in scene.clients:
+        client.tell()
     assert {download.result(30) for download in downloads} == {content(scene)}
     scene.net.set_bw(SLOW)
 
@@ -78,7 +82,7 @@ def test_hints_from_whoever_has_the_connection(scene: Scene) -> None:
     """S1 asks to be left, then S2, which has learnt the key with the connection; S1 cannot ask any more."""
     with scene.watched("hints"):
         client = scene.client(*DOWNLOAD)
-        digest = client.digest()
+        digest = client.digest(held=HELD)
         (connection,) = scene.wait_for_connections()
         assert mtcp(scene.net.s1, "hint", connection, "--reason", "attack") == ("", 0)
         wait_until_on(scene, connection, SERVERS[1])
@@ -96,7 +100,7 @@ def test_hints_from_whoever_has_the_connection(scene: Scene) -> None:
 def test_a_drain_moves_all_and_lets_none_in(scene: Scene) -> None:
     with scene.watched("drain"):
         clients = [scene.client(*DOWNLOAD) for _ in range(4)]
-        digests = [client.digest() for client in clients]
+        digests = [client.digest(held=HELD) for client in clients]
         connections = scene.wait_for_connections(4)
         drain = scene.net.s1.popen(["mtcp", "drain", "s1", "--json"], text=True, stdout=-1)
         out, _ = drain.communicate(timeout=20)
@@ -118,7 +122,7 @@ def test_a_drain_says_what_stayed_and_why(scene: Scene) -> None:
         with scene.watched("declined"):
             client = scene.client(*DOWNLOAD)
             elsewhere = scene.client(*DOWNLOAD[:-1], f"http://{SERVERS[1]}/big")
-            digests = [client.digest(), elsewhere.digest()]
+            digests = [client.digest(held=HELD), elsewhere.digest(held=HELD)]
             names = scene.wait_for_connections(2)
             rows = scene.connections()
             here, there = sorted(names, key=lambda name: str(rows[name]["current"]))
@@ -147,7 +151,7 @@ def test_the_clients_policy(scene: Scene) -> None:
     try:
         with scene.watched("policy"):
             client = scene.client(*DOWNLOAD)
-            digest = client.digest()
+            digest = client.digest(held=HELD)
             (connection,) = scene.wait_for_connections()
             time.sleep(0.7)  # at full speed
             slowed.set_bw(SLOW / 20)
@@ -168,7 +172,7 @@ def test_the_policy_changes_for_connections_that_there_are(scene: Scene) -> None
     try:
         with scene.watched("changed"):
             client = scene.client(*DOWNLOAD)
-            digest = client.digest()
+            digest = client.digest(held=HELD)
             (connection,) = scene.wait_for_connections()
             at = time.monotonic() + 1
             assert mtcp(scene.net.client, "policy", f"oracle:at={at!r}") == (f"oracle:at={at!r}", 0)

@@ -66,10 +66,12 @@ def test_a_move_as_each_host_sees_it(scene: Scene, tmp_path: Path) -> None:
     programs = {name: watching(scene, name, tmp_path, "--json") for name in EXPECTED}
     wait_until_watched(scene, {name: programs[name] for name in ("client", "s1")}, "\n")
     with scene.watched("moved"):
-        client = scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/big")
+        client = scene.client("curl", "-sS", "http://s1/big")
+        output = client.digest(held=1_000_000)
         [connection] = scene.wait_for_connections()
         outcome = scene.move(connection)
-        client.result()
+        client.tell()
+        output.result()
     scene.judge(connection, [outcome])
     for name, program in programs.items():
         wait_for(program, f'"{EXPECTED[name][-1]}"')
@@ -100,10 +102,12 @@ def test_lines_for_a_while(scene: Scene, tmp_path: Path) -> None:
     wait_until_watched(scene, {"s1": program, "client": stopped}, "\n")
     stopped.process.send_signal(signal.SIGSTOP)
     with scene.watched("lines"):
-        client = scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/big")
+        client = scene.client("curl", "-sS", "http://s1/big")
+        output = client.digest(held=1_000_000)
         [connection] = scene.wait_for_connections()
         outcomes = [scene.move(connection) for _ in range(3)]  # ends on s2, which sends the rest
-        client.result()
+        client.tell()
+        output.result()
     scene.judge(connection, outcomes)
     assert program.process.wait(10) == 0
     fenced = [text for text in program.output().splitlines() if " fenced " in text and connection in text]

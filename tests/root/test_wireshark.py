@@ -35,10 +35,12 @@ def scene(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene | None]:
 
 def test_moves(scene: Scene) -> None:
     with scene.watched("moves"):
-        client = scene.client("curl", "-sS", "-o", "/dev/null", "http://s1/big")
+        client = scene.client("curl", "-sS", "http://s1/big")
+        output = client.digest(held=1_000_000)
         [connection] = scene.wait_for_connections()
         outcomes = [scene.move(connection) for _ in range(MOVES)]
-        client.result()
+        client.tell()
+        output.result()
     scene.judge(connection, outcomes)
     for host, packets in scene.evidence.items():
         pcap = scene.captures[host].path
