@@ -43,6 +43,11 @@ class Client:
         assert self.rows("deliveries").bytes.sum() == told["bytes"]
         return told
 
+    def end(self) -> dict[str, Any]:
+        """`wait`, now: enough has been seen."""
+        self.program.process.terminate()
+        return self.wait()
+
     def rows(self, name: str) -> pd.DataFrame:
         return pd.read_parquet(self.directory / f"{name}.parquet")
 

@@ -21,6 +21,7 @@ from topologies.two_servers import ADDRESSES, Running, running
 pytestmark = pytest.mark.sandbox(shared=True)
 
 RATE = 100.0
+SEGMENT = 500_000
 SERVERS = {name: ADDRESSES[name] for name in ("s1", "s2")}
 
 
@@ -59,7 +60,7 @@ class Scene:
         finally:
             checked(self.net.net[name], "ip", "route", "del", *route[2:])
 
-    def client(self, *words: object, seconds: float = 1.0, begin: float = 0.0) -> Client:
+    def client(self, *words: object, seconds: float = 60.0, begin: float = 0.0) -> Client:
         """A client program with this workload and these options."""
         return Client(self.net.client, self.directory, SERVERS, *words, seconds=seconds, begin=begin)
 
@@ -67,9 +68,9 @@ class Scene:
         """Hash of the first `size` bytes."""
         return sha256(self.net.directory / path, size)
 
-    def flowing(self, name: str) -> None:
-        """Wait until a client has got a megabyte from there."""
-        eventually(lambda: received(self.net.client, ADDRESSES[name]) > 1_000_000)
+    def flowing(self, name: str, size: int = 1_000_000) -> None:
+        """Wait until a client has got so many bytes from there."""
+        eventually(lambda: received(self.net.client, ADDRESSES[name]) > size)
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +87,7 @@ def froms(told: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def test_a_download_ends_at_its_time_and_what_it_read_is_exact(scene: Scene) -> None:
-    client = scene.client("download")
+    client = scene.client("download", seconds=1)
     told = client.wait()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert told["decisions"] == [] and [each["server"] for each in told["connections"]] == ["s1"]
@@ -99,8 +100,9 @@ def test_a_download_ends_at_its_time_and_what_it_read_is_exact(scene: Scene) -> 
 
 def test_it_begins_at_its_time(scene: Scene) -> None:
     start_at = time.monotonic() + 3 * PATIENCE
-    client = scene.client("download", begin=start_at, seconds=3)
-    told = client.wait()
+    client = scene.client("download", begin=start_at)
+    scene.flowing("s1")
+    told = client.end()
     assert 0 <= told["started_ns"] / 1e9 - start_at < 1.0
     assert client.rows("deliveries").monotonic_ns.min() > start_at * 1e9
 
@@ -111,7 +113,7 @@ def test_a_time_that_is_over_is_an_error(scene: Scene) -> None:
 
 
 def test_whoever_stays_ends_with_its_server(scene: Scene) -> None:
-    client = scene.client("download", seconds=30)
+    client = scene.client("download")
     scene.flowing("s1")
     with scene.killed("s1"):
         told = client.wait()
@@ -123,21 +125,23 @@ def test_a_client_with_a_policy_goes_on_at_the_second_server_when_the_first_dies
     client = scene.client("download", "--policy", "manual")
     scene.flowing("s1")
     with scene.killed("s1"):
-        told = client.wait()
+        scene.flowing("s2")
+        told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert froms(told) == [("s1", "s2", "error")]
     assert set(client.rows("deliveries").server) == {"s1", "s2"}
 
 
 def test_mptcp_where_it_is_not_allowed_is_one_clear_error(scene: Scene) -> None:
-    told = scene.client("download", "--connect", "mptcp", seconds=30).wait()
+    told = scene.client("download", "--connect", "mptcp").wait()
     assert told["exit"] == 1 and "sysctl net.mptcp.enabled=1" in told["error"]
 
 
 def test_a_client_with_a_policy_leaves_when_that_says_so(scene: Scene) -> None:
     at = time.monotonic() + 2.5 * PATIENCE
-    client = scene.client("download", "--policy", f"oracle:at={at}", seconds=2)
-    told = client.wait()
+    client = scene.client("download", "--policy", f"oracle:at={at}")
+    scene.flowing("s2")
+    told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert froms(told) == [("s1", "s2", "policy")]
     assert 0 <= told["decisions"][0]["monotonic_ns"] / 1e9 - at < 0.5
@@ -146,11 +150,12 @@ def test_a_client_with_a_policy_leaves_when_that_says_so(scene: Scene) -> None:
 
 
 def test_the_operator_moves_it_from_a_server_that_is_silent(scene: Scene) -> None:
-    client = scene.client("download", "--policy", "manual", seconds=2)
+    client = scene.client("download", "--policy", "manual")
     scene.flowing("s1")
     with scene.silent("s1"):
         client.program.process.send_signal(signal.SIGUSR1)
-        told = client.wait()
+        scene.flowing("s2")
+        told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert froms(told) == [("s1", "s2", "operator")]
 
@@ -158,7 +163,8 @@ def test_the_operator_moves_it_from_a_server_that_is_silent(scene: Scene) -> Non
 def test_a_server_that_does_not_answer_is_passed_over(scene: Scene) -> None:
     with scene.silent("s1"):
         client = scene.client("download", "--policy", "manual", "--connect-timeout", 0.5)
-        told = client.wait()
+        scene.flowing("s2")
+        told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"]) and told["bytes"] > 1_000_000
     assert froms(told) == [("s1", "s2", "error")]
     assert [each["server"] for each in told["connections"]] == ["s2"]
@@ -166,15 +172,16 @@ def test_a_server_that_does_not_answer_is_passed_over(scene: Scene) -> None:
 
 def test_it_gives_up_when_there_is_no_server_any_more(scene: Scene) -> None:
     with scene.killed("s1"), scene.killed("s2"):
-        told = scene.client("download", "--policy", "manual", "--retries", 4, seconds=30).wait()
+        told = scene.client("download", "--policy", "manual", "--retries", 4).wait()
     assert told["exit"] == 1 and "Connection refused" in told["error"] and len(told["decisions"]) == 4
 
 
 def test_requests_go_on_at_the_second_server(scene: Scene) -> None:
-    client = scene.client("requests", "--path", "/small", "--think", 0.01, "--policy", "manual", seconds=2)
-    time.sleep(1)
+    client = scene.client("requests", "--path", "/small", "--think", 0.01, "--policy", "manual")
+    scene.flowing("s1", 15 * 1000)
     with scene.killed("s1"):
-        told = client.wait()
+        scene.flowing("s2", 15 * 1000)
+        told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"], "small")
     assert froms(told) == [("s1", "s2", "error")] and len(told["connections"]) == 2
     requests = client.rows("requests")
@@ -186,24 +193,24 @@ def test_requests_go_on_at_the_second_server(scene: Scene) -> None:
 
 def test_a_stream_goes_on_at_the_second_server_without_rebuffering(scene: Scene) -> None:
     media = ["--rate", 20, "--segment", 0.2, "--buffer", 2]
-    client = scene.client("stream", *media, "--policy", "manual", seconds=2)
+    client = scene.client("stream", *media, "--policy", "manual")
     scene.flowing("s1")
     with scene.killed("s1"):
-        told = client.wait()
+        scene.flowing("s2", 15 * SEGMENT)
+        told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"])
     assert froms(told) == [("s1", "s2", "error")]
     playout = client.rows("playout")
     assert list(playout.segment) == list(range(len(playout))) and len(playout) > 15
     done = playout.dropna()
-    assert len(playout) - len(done) <= 1 and (client.rows("requests").dropna().bytes == 500_000).all()
+    assert len(playout) - len(done) <= 1 and (client.rows("requests").dropna().bytes == SEGMENT).all()
     assert (done.done_ns - done.wanted_at_ns).max() < 0.5e9
 
 
 def test_sigterm_ends_it_with_its_files(scene: Scene) -> None:
-    client = scene.client("download", seconds=60)
+    client = scene.client("download")
     scene.flowing("s1")
-    client.program.process.terminate()
-    told = client.wait()
+    told = client.end()
     assert told["exit"] == 0 and told["sha256"] == scene.expected(told["bytes"]) and told["bytes"] > 1_000_000
     assert told["ended_ns"] / 1e9 < client.end_at - 30
 
@@ -218,5 +225,5 @@ def test_sigterm_ends_it_with_its_files(scene: Scene) -> None:
     ],
 )
 def test_what_cannot_last_is_an_error(scene: Scene, path: str, policy: list[str], why: str) -> None:
-    told = scene.client("download", "--path", path, *policy, seconds=30).wait()
+    told = scene.client("download", "--path", path, *policy).wait()
     assert told["exit"] == 1 and told["error"].startswith(why)

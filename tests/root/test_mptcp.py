@@ -17,7 +17,7 @@ from scapy.utils import RawPcapReader
 
 from testbed import mptcp, sandbox
 from testbed.capture import Capture
-from testbed.processes import PATIENCE, Program
+from testbed.processes import Program
 from tests.root.http_client import Client, eventually, received, sha256
 from tests.root.two_hosts import Segment, shape
 from topologies.dumbbell import SECOND_ADDRESS, Running, running
@@ -54,17 +54,17 @@ class Scene:
         self.files.wait_for("listening")
 
     @contextlib.contextmanager
-    def download(self, backup: bool = False, seconds: float = 4.0) -> Iterator[Download]:
+    def download(self, backup: bool = False) -> Iterator[Download]:
         """A download over both paths, which has begun on the first."""
         mptcp.set_paths(self.s1, [SECOND_ADDRESS], backup=backup)
         mptcp.set_paths(self.net.client, accept=1)
         pcap = self.directory / f"{time.monotonic_ns()}.pcap"
         with Capture(self.net.client, pcap):
             words = "download", "--connect", "mptcp"
-            download = Download(Client(self.net.client, self.directory, {"s1": S1}, *words, seconds=seconds), pcap)
+            download = Download(Client(self.net.client, self.directory, {"s1": S1}, *words, seconds=60), pcap)
             eventually(lambda: self.received(S1) > 1_000_000)
             yield download
-            download.wait()
+            download.end()
 
     def received(self, address: str) -> int:
         return received(self.net.client, address)
@@ -84,9 +84,8 @@ class Download:
         self._pcap = pcap
 
     def end(self) -> None:
-        """Now."""
-        self.client.program.process.terminate()
-        self.wait()
+        """Now, unless it has ended."""
+        self.told = self.told or self.client.end()
 
     def wait(self) -> None:
         self.told = self.told or self.client.wait()
@@ -129,7 +128,7 @@ def test_data_comes_over_both_paths_at_once(scene: Scene) -> None:
 
 
 def test_what_is_left_of_a_connection_whose_first_path_dies_comes_over_the_second(scene: Scene) -> None:
-    with scene.download(seconds=8 * PATIENCE) as download, contextlib.ExitStack() as dead:
+    with scene.download() as download, contextlib.ExitStack() as dead:
         eventually(lambda: scene.received(SECOND_ADDRESS) > 1_000_000)
         dead.enter_context(scene.dead_upper_path())
         died_at = time.time() + 0.2
@@ -142,7 +141,7 @@ def test_what_is_left_of_a_connection_whose_first_path_dies_comes_over_the_secon
 
 
 def test_a_backup_carries_nothing_until_the_first_path_dies(scene: Scene) -> None:
-    with scene.download(backup=True, seconds=8 * PATIENCE) as download, contextlib.ExitStack() as dead:
+    with scene.download(backup=True) as download, contextlib.ExitStack() as dead:
         eventually(lambda: scene.received(S1) > 5_000_000)
         assert scene.received(SECOND_ADDRESS) == 0
         dead.enter_context(scene.dead_upper_path())
@@ -153,9 +152,10 @@ def test_a_backup_carries_nothing_until_the_first_path_dies(scene: Scene) -> Non
 
 
 def test_all_paths_end_with_their_server(scene: Scene) -> None:
-    with scene.download(seconds=30) as download:
+    with scene.download() as download:
         eventually(lambda: scene.received(SECOND_ADDRESS) > 1_000_000)
         scene.files.stop(signal.SIGKILL)
+        download.wait()
     try:
         assert download.told["exit"] == 1 and download.told["error"].startswith(f"{S1}:80: ")
         assert download.told["sha256"] == sha256(scene.net.directory / "big", download.told["bytes"])
