@@ -16,7 +16,7 @@ from tests.e2e import scripts
 from tests.e2e.terminal import PROMPT, Terminal
 from tests.traces import Traces, child, eventually
 
-SLOW = ("--bw", "20mbit", "--rtt", "8ms", "--big", "25000000")
+SLOW = ("--bw", "20mbit", "--rtt", "8ms", "--big", "60000000")
 """A download that lasts until the links are made faster."""
 
 
