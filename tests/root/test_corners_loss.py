@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,6 +14,7 @@ from testbed.processes import checked
 from testbed.strict import compile_strict
 from tests.root.corners import STREAM, stage
 from tests.root.scene import SERVERS, UNTIL_TOLD, Scene
+from tests.traces import eventually
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(100 if sandbox.inside() else 900)]
 
@@ -29,8 +30,10 @@ def strict(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @contextlib.contextmanager
-def losing(scene: Scene, percent: int) -> Iterator[None]:
+def losing(scene: Scene, percent: int) -> Iterator[Callable[[], int]]:
     """Every link of the service network loses so much, each way: on its way out of the switch, and thus unseen there.
+
+    How many packets have been lost.
 
     At the hosts it would be too late: their programs and agents see a packet before netfilter does.
     """
@@ -42,9 +45,7 @@ def losing(scene: Scene, percent: int) -> Iterator[None]:
         checked(switch, "nft", f"add chain netdev loss {port} {chain}")
         checked(switch, "nft", f"add rule netdev loss {port} numgen random mod 100 < {percent} counter drop")
     try:
-        yield
-        counters = checked(switch, "nft", "list table netdev loss")
-        assert sum(map(int, re.findall(r"packets (\d+)", counters))), f"nothing was lost: {counters}"
+        yield lambda: sum(map(int, re.findall(r"packets (\d+)", checked(switch, "nft", "list table netdev loss"))))
     finally:
         checked(switch, "nft", "delete table netdev loss")
 
@@ -62,10 +63,11 @@ def losing(scene: Scene, percent: int) -> Iterator[None]:
     ids=["thin-download", "thin-upload", "download", "upload", "echo"],
 )
 def test_loss(scene: Scene, strict: Path, arguments: list[str], percent: int) -> None:
-    with scene.watched("loss"), losing(scene, percent):
+    with scene.watched("loss"), losing(scene, percent) as lost:
         client = scene.client(strict, *arguments, SERVERS[0], STREAM, UNTIL_TOLD)
         [connection] = scene.wait_for_connections()
         outcomes = scene.moves(connection, 5, seed=percent)
+        assert eventually(lambda: lost() > 0)  # which takes some hundred packets
         client.tell()
         client.strict()
     scene.judge(connection, outcomes)
