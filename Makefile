@@ -5,8 +5,8 @@ SUDO := $(shell [ "$$(id -u)" -eq 0 ] || echo sudo -E)
 BIN := .venv/bin
 READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
-# Tests of real programs wait more than they compute: two files at a time.
-TWO := -n 2 --dist loadfile
+# So many files at a time. Tests of real programs wait more than they compute.
+FILES := --dist loadfile -n
 CORE_TESTS := $(foreach name,address states roles* server_list hints options frames snapshot seq,tests/unit/test_$(name).py)
 
 .DEFAULT_GOAL := help
@@ -81,7 +81,7 @@ report-%: $(READY)
 test: test-unit test-sim test-pages test-root test-e2e ## Run all tests (needs root or sudo)
 
 test-unit: $(READY) ## Pure functions: no privilege, no network
-	$(PYTEST) $(TWO) tests/unit $(ARGS)
+	$(PYTEST) $(FILES) 2 tests/unit $(ARGS)
 
 test-sim: $(READY) ## The protocol on a simulated network: no privilege
 	$(PYTEST) tests/sim $(ARGS)
@@ -91,10 +91,10 @@ test-pages: $(READY) ## Reports in a headless Chromium: no privilege, no network
 	$(PYTEST) tests/pages $(ARGS)
 
 test-root: $(READY) ## Real sockets, namespaces and BPF programs
-	$(SUDO) $(PYTEST) $(TWO) tests/root $(ARGS)
+	$(SUDO) $(PYTEST) $(FILES) 3 tests/root $(ARGS)
 
 test-e2e: $(READY) ## Whole topologies with unmodified programs
-	$(SUDO) $(PYTEST) tests/e2e $(ARGS)
+	$(SUDO) $(PYTEST) $(FILES) 2 tests/e2e $(ARGS)
 
 fuzz: $(READY) ## Fuzz every parser, 5 s each; for hours: ARGS="--seconds 3600", some: ARGS="option stream"
 	$(BIN)/python -m tests.fuzz $(ARGS)

@@ -14,6 +14,7 @@ from mtcp.dissect.scapy_layers import option_of
 from mtcp.wire.options import Subtype
 from testbed import sandbox
 from tests.root.scene import Scene
+from tests.traces import eventually
 from tests.wireshark import rows
 from topologies.two_servers import running
 
@@ -38,6 +39,7 @@ def test_moves(scene: Scene) -> None:
         client = scene.client("curl", "-sS", "http://s1/big")
         output = client.digest(held=1_000_000)
         [connection] = scene.wait_for_connections()
+        assert eventually(lambda: scene.received(connection) > 0)  # from the first server
         outcomes = [scene.move(connection) for _ in range(MOVES)]
         client.tell()
         output.result()
