@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import logging
+import operator
 import tracemalloc
 from collections.abc import Iterator
+from unittest.mock import Mock
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -99,3 +102,17 @@ def test_events_that_are_no_text() -> None:
     [seed] = TARGETS["run"].seeds()
     for tail in (b"\n\x94\n{}", b"\n5\n{}", b"\n" + b"[" * 100_000 + b"\n{}"):
         TARGETS["run"].run(seed + tail)
+
+
+def test_arrays_are_compared_without_atheris() -> None:
+    """It keeps every result for ever: a long run of `capture` was out of memory."""
+    trace_cmp = Mock()
+    compare, array = fuzz.tracing(trace_cmp, 4), np.arange(5)
+    for number, name in enumerate(("lt", "le", "eq", "ne", "gt", "ge")):
+        for left, right in ((array, 2), (2, array), (array, array[::-1])):
+            expected = getattr(operator, name)(left, right)
+            assert np.array_equal(compare(left, right, number << 4, 7, False), expected)
+    trace_cmp.assert_not_called()
+    for left, right in ((1, 2), (b"1", b"2"), ("1", "2")):
+        assert compare(left, right, 2 << 4, 7, True) is trace_cmp.return_value
+        trace_cmp.assert_called_with(left, right, 2 << 4, 7, True)
