@@ -35,6 +35,7 @@ MOST_MESSAGES = 4
 
 
 _KERNEL = {"check_support": Mock(), "LocalSocket": Mock(), "ControlSegments": Mock(), "Datapath": Mock()}
+_SOCK_DIAG = Mock()
 _POOL = """
 [[server]]
 name = "s1"
@@ -75,7 +76,7 @@ class _Harness:
         pool = Pool.load(file)
         pki.initialise(pool.credentials, list(pool.servers))
         _KERNEL["Datapath"].attach.return_value = _datapath()
-        with patch.multiple(daemon, **_KERNEL), patch.object(client, "SockDiag"):
+        with patch.multiple(daemon, **_KERNEL), patch.object(client, "SockDiag", _SOCK_DIAG):
             self.agent: Any = daemon.Agent(daemon.Settings("s1", Path("/"), [], pool), ExitStack())
         for connection in self.agent._client.connections():
             connection.known.servers = [S2]
@@ -121,7 +122,7 @@ def local_messages(data: bytes) -> None:
     harness = _harness()
     _ = harness.descriptors, harness._bound
     before = _descriptors_open()
-    for mock in _KERNEL.values():
+    for mock in (*_KERNEL.values(), _SOCK_DIAG):
         mock.reset_mock()  # else it keeps every call
     harness.loop.run_until_complete(harness.feed(data.split(b"\0")[:MOST_MESSAGES]))
     assert not harness.escaped, harness.escaped.pop()
