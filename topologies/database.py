@@ -16,7 +16,7 @@ M-TCP, for comparison. As a script:
 
     sudo .venv/bin/python topologies/database.py --rtt 2ms
 
-    client psql -h s1 -U postgres
+    client psql -h s1 -U postgres -P pager=off
 """
 
 from __future__ import annotations
@@ -85,7 +85,9 @@ def running(**options: Any) -> AbstractContextManager[Running]:
 def main() -> int:
     """Bring the network up and give Mininet's prompt."""
     parser = common.Parser("A client, two front-ends of PostgreSQL, their database, and Mininet's prompt.")
-    greeting = "\nPostgreSQL is on db; its front-ends are on s1 and s2:\n\n    client psql -h s1 -U postgres\n"
+    greeting = (
+        "\nPostgreSQL is on db; its front-ends are on s1 and s2:\n\n    client psql -h s1 -U postgres -P pager=off\n"
+    )
     return common.script(WithDatabase, parser, greeting, Running)
 
 

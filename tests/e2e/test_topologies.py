@@ -162,6 +162,20 @@ def test_commands_from_a_pipe_run_one_after_another() -> None:
     assert output.index("packet loss") < output.index("second") < output.index("third")
 
 
+def test_a_session_with_a_database_moves() -> None:
+    said = "/run/mtcp/said"
+    typed = f"(echo \"set application_name to 'walker';\"; until test -e {said}.moved; do sleep 0.05; done;"
+    typed += " echo 'show application_name;')"
+    commands = (
+        f"client {typed} | psql -h s1 -U postgres -At > {said} &",
+        f"client until grep -q SET {said}; do sleep 0.05; done",
+        "client mtcp migrate --to s2",
+        f"client touch {said}.moved; wait; cat {said}",
+    )
+    output = scripts.piped("database", "\n".join(commands) + "\n", "--big", "1000")
+    assert re.search(r" moved from \S+:5432 to 10\.0\.0\.2:5432 in .*\nSET\r?\nwalker\r?\n", output), output
+
+
 def test_four_at_once_with_identical_names() -> None:
     def least(rtt: int) -> float:
         commands = "client ping -c5 -i0.1 -q s1\n"
