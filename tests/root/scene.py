@@ -225,7 +225,8 @@ class Scene:
         outgoing, incoming = client[client["out"]], client[~client["out"]]
         syns = outgoing[outgoing["flags"] & (capture.SYN | capture.ACK) == capture.SYN]
         plain = syns[syns["control"] != capture.MIGRATE]
-        resets = [_resets(frame) for frame in frames.values()]
+        over = _over(client)
+        resets = [_resets(frame, over) for frame in frames.values()]
         return Seen(
             handshakes=plain["seq"].nunique(),
             resets=sum(resets),
@@ -332,17 +333,22 @@ def _find(ends: FourTuple) -> TcpSocket | None:
         return sockets.find(ends)
 
 
-def _resets(packets: pd.DataFrame) -> int:
-    """RSTs, but for those after the last acknowledgement: so any TCP answers what comes later than that."""
-    packets = packets[packets["control"] < capture.MIGRATE]
-    rst = packets[packets["flags"] & capture.RST != 0]
+def _over(packets: pd.DataFrame) -> float:
+    """When the client has had the acknowledgement of its FIN, and has acknowledged the server's; or never: inf."""
     over = []
+    packets = packets[packets["control"] < capture.MIGRATE]
     for out in (True, False):
         ours, theirs = packets[packets["out"] == out], packets[packets["out"] != out]
         fins = ours[ours["flags"] & capture.FIN != 0]
         ends = (fins["seq"].to_numpy(np.int64) + fins["payload"].to_numpy(np.int64) + 1) & 0xFFFFFFFF
         over.append(theirs.loc[theirs["ack"].isin(ends), "time_ns"].min())
-    return len(rst) if any(pd.isna(time) for time in over) else int((rst["time_ns"] <= max(over)).sum())
+    return np.inf if any(pd.isna(time) for time in over) else max(over)
+
+
+def _resets(packets: pd.DataFrame, over: float) -> int:
+    """RSTs, but for those after the end: so any TCP answers what comes later than that, of a server it left, say."""
+    rst = (packets["control"] < capture.MIGRATE) & (packets["flags"] & capture.RST != 0)
+    return int((rst & (packets["time_ns"] <= over)).sum())
 
 
 def _of(packets: pd.DataFrame, address: int, port: int) -> pd.DataFrame:
