@@ -11,14 +11,12 @@ import pytest
 from mtcp.errors import MtcpError
 from testbed import sandbox
 from testbed.strict import compile_strict
-from tests.root.corners import STREAM, stage
+from tests.root.corners import FORGOTTEN, STREAM, stage
 from tests.root.scene import SERVERS, Outcome, Scene
 
 pytestmark = [pytest.mark.sandbox(shared=True), pytest.mark.timeout(180 if sandbox.inside() else 600)]
 
 TOTAL = (1 << 32) + 200_000_000
-ENDING = 2.0
-"""Seconds."""
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +41,9 @@ def move(scene: Scene, connection: str) -> Outcome | None:
         outcome = {"outcome": "kept"}
     if outcome["outcome"] == "kept":
         # The server's end may be gone while the client's kernel still waits for the last acknowledgement.
-        deadline = time.monotonic() + ENDING
+        deadline = time.monotonic() + FORGOTTEN
         while connection in scene.connections():
-            assert time.monotonic() < deadline, f"it goes on, and did not move: {outcome}"
+            assert time.monotonic() < deadline, f"it goes on, and did not move: {outcome}\n{scene.sockets()}"
             time.sleep(0.01)
         return None
     return outcome
