@@ -90,6 +90,8 @@ test-pages: $(READY) ## Reports in a headless Chromium: no privilege, no network
 	@.ci/packages chromium:chromium
 	$(PYTEST) tests/pages $(ARGS)
 
+# Three at a time are slower, and wait twice as long before they give up.
+test-root: export MTCP_PATIENCE ?= 2
 test-root: $(READY) ## Real sockets, namespaces and BPF programs
 	$(SUDO) $(PYTEST) $(FILES) 3 tests/root $(ARGS)
 

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from testbed import sandbox
+from testbed import processes, sandbox
 from testbed.processes import checked
 from tests.root.faults_cells import (
     DEEDS,
@@ -225,4 +225,5 @@ def test_death(stage: Stage, trials: Trials, done: set[Deed], deed: Deed, step: 
         )
         assert trial.errors == (["ETIMEDOUT"] if outcome == "e" else []), f"{guest.kind}: {guest}"
         stall, longest = trial.stall, deed.stall(step, held) if in_time else longest_stall(PATIENCE + held)
-        assert stall <= longest, f"{guest.kind}: its data stopped for {stall:.2f} s, {held:.2f} s of that by the test"
+        words = f"{guest.kind}: its data stopped for {stall:.2f} s, {held:.2f} s of that by the test"
+        assert stall <= longest * processes.PATIENCE, words

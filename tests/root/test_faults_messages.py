@@ -10,7 +10,7 @@ import pytest
 
 from mtcp import seq
 from mtcp.wire.frames import Done, Frame, StateReplyFrame, StateRequest
-from testbed import sandbox
+from testbed import processes, sandbox
 from tests.root.faults_cells import CELLS, Cell, Course, Outcome, longest_stall
 from tests.root.faults_paths import Harm, Passing
 from tests.root.faults_stage import Guest, Stage, Trial
@@ -92,4 +92,5 @@ def test_message(trials: Trials, cell: Cell) -> None:
         assert not trial.faults, f"{guest.kind}: {trial.faults}; {guest}"
         assert not trial.errors, f"{guest.kind}: {guest}"
         assert trial.moved == (cell.outcome is Outcome.MOVED), f"{guest.kind}: {guest}"
-        assert trial.stall <= longest_stall(cell.outage), f"{guest.kind}: its data stopped for {trial.stall:.2f} s"
+        longest = longest_stall(cell.outage) * processes.PATIENCE
+        assert trial.stall <= longest, f"{guest.kind}: its data stopped for {trial.stall:.2f} s"
