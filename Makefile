@@ -7,7 +7,7 @@ READY := .venv/.ready
 PYTEST := $(BIN)/python -m pytest
 # So many files at a time. Tests of real programs wait more than they compute.
 FILES := --dist loadfile -n
-CORE_TESTS := $(foreach name,address states roles* server_list hints options frames snapshot seq,tests/unit/test_$(name).py)
+CORE_TESTS := $(foreach name,address errors states roles* server_list hints options frames snapshot seq,tests/unit/test_$(name).py)
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:

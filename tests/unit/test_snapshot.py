@@ -283,3 +283,9 @@ def test_the_clients_fin_as_it_would_have_come() -> None:
     window = send_window(reply, 900, 50)
     assert clients_fin(reply, 900, 50) == (500, 900, window >> reply.tcp_snapshot.snd_wscale)
     assert clients_fin(reply, 900, 0xFFFF)[2] == 0xFFFF
+
+
+def test_what_a_move_ships() -> None:
+    """As events and the bound on it reckon: without the numbers."""
+    reply = half_closed(900)
+    assert reply.size == sum(map(len, (reply.application_state, reply.write_buffer, reply.read_buffer))) > 0
