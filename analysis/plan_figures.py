@@ -91,10 +91,15 @@ def against(
     """A metric against a numeric factor, a line per mechanism; a panel for each `group` of `values`.
 
     `values` as `per_run`'s, with a column for the factor, and `group`: what else varies. Where the metric has a floor
-    (FLOORED), that is a broken line.
+    (FLOORED), that is a broken line. A factor may be infinite: the last place on the axis is that of no limit.
     """
     scale = 100 if metric.share else 1
     groups = list(dict.fromkeys(values["group"]))
+    tried = sorted({float(each) for each in values[factor]})
+    names = [_short(each) if np.isfinite(each) else "unlimited" for each in tried]
+    if not np.isfinite(tried[-1]):
+        tried[-1] = 2 * max([1.0, *tried[:-1]])
+        values = values.assign(**{factor: values[factor].replace(np.inf, tried[-1])})
     with mpl.rc_context(style(theme)):
         figure, axes = _panels(len(groups), shape, 3.3, sharey=True)
         found: set[str] = set()
@@ -110,11 +115,11 @@ def against(
                 axes[place].plot(floor.index, floor, color=theme.muted, ls="--", lw=1.2)
             heading(axes[place], group)
             axes[place].set_xlabel(textwrap.fill(label or factor, _letters(len(groups), shape)))
-            tried = sorted({float(each) for each in values[factor]})
             if tried[-1] > WIDE_RANGE * min(each for each in tried if each > 0):
                 # 0 is a value like others, and has no logarithm.
                 axes[place].set_xscale("symlog", linthresh=tried[tried[0] == 0], linscale=0.4)
-                axes[place].set_xticks(tried, _thinned([_short(each) for each in tried], _letters(len(groups), shape)))
+            if axes[place].get_xscale() != "linear" or "unlimited" in names:
+                axes[place].set_xticks(tried, _thinned(names, _letters(len(groups), shape)))
                 axes[place].xaxis.set_minor_locator(NullLocator())
         drawn = values.loc[values["metric"] == metric.name, "value"] * scale
         if _is_wide(drawn) and not metric.share:

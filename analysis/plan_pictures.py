@@ -6,6 +6,7 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
+import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
@@ -19,6 +20,8 @@ from analysis.trials import Trial
 
 MOST_PANELS = 6
 MOST_BARS = 14
+NO_LIMIT = ", 0: unlimited"
+"""What factors say of which 0 is none."""
 STALLS = ("stall_ms", "wire_stall_ms")
 """What tells which trial is the median one, the best first."""
 
@@ -184,11 +187,13 @@ def _sweeps(view: View, scenario: str) -> Iterator[Picture]:
         others = [name for name in varied if name != factor]
         parts = ["" if not others else ", ".join(f"{name}={value}" for name, value in row.items())
                  for row in factors[others].to_dict("records")]  # fmt: skip
+        meant = view.plan.about(scenario).get("factors", {}).get(factor, "")
         table = values.assign(group=parts)
-        table[str(factor)] = factors[factor].astype(float)
+        table[str(factor)] = factors[factor].astype(float).mask(factors[factor].eq(0) & (NO_LIMIT in meant), np.inf)
+        meant = meant.replace(NO_LIMIT, "")
+        table = table[table["group"].isin(table.loc[table["metric"] == metric.name, "group"])]
         if table["group"].nunique() > (MOST_PANELS if len(numbers) == 1 else MOST_PANELS // 2):
             continue
-        meant = view.plan.about(scenario).get("factors", {}).get(factor, "")
         floor = " Broken: the floor, what a lazy move takes at least." if metric.name in plan_figures.FLOORED else ""
         yield Picture(
             f"{scenario}-{factor}", f"{metric.title.capitalize()} against {factor}",

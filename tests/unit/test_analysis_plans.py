@@ -186,6 +186,14 @@ def test_every_figure_can_be_narrow(view: View) -> None:
         picture.draw(palette.DARK, "narrow").draw_without_rendering()
 
 
+def test_no_limit_comes_last_on_an_axis() -> None:
+    rows = [("kept", "a", "mtcp", bw, 0.5) for bw in (np.inf, 10.0, 100.0)]
+    values = pd.DataFrame(rows, columns=["metric", "group", "mechanism", "bw", "value"])
+    [axes] = plan_figures.against(values, "bw", METRICS["kept"]).axes
+    places = dict(zip([label.get_text() for label in axes.get_xticklabels()], axes.get_xticks(), strict=True))
+    assert places == {"10": 10, "100": 100, "unlimited": 200}
+
+
 def test_nothing_but_failures_still_makes_a_page(tmp_path: Path) -> None:
     plan = write_plan(tmp_path / "x" / "y", {"dos": LINKS}, 1, ("mptcp",))
     assert "1 unsupported" in plan_report.write(plan).read_text()
